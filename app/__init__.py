@@ -1,0 +1,1 @@
+"""The service: REST API, job protocol and command line. Never imports torch."""

@@ -1,0 +1,1 @@
+"""What needs the GPU, or hours: claims jobs and runs them."""

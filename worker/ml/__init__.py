@@ -1,0 +1,1 @@
+"""Tensors and callbacks: captioning, training, inference. Knows no job, SQL, S3 or HTTP."""
