@@ -1,0 +1,120 @@
+"""The producer's side of Celery: a doorbell for each queue, and live news over Redis pub/sub.
+
+Nothing here carries anything that can be lost. A missed doorbell is rung again by the sweeper; a
+missed piece of news is read from Postgres.
+"""
+
+import logging
+from functools import cache
+from typing import Literal, get_args
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from app.settings import get_settings
+
+log = logging.getLogger(__name__)
+
+Queue = Literal["ingest", "caption", "train", "generate"]
+WORK_QUEUES: tuple[Queue, ...] = get_args(Queue)
+MAINTENANCE = "maintenance"
+WORK_TASK = "lorawright.work"
+SWEEP_TASK = "lorawright.sweep"
+
+
+def _make_celery() -> Celery:
+    settings = get_settings()
+    celery = Celery("lorawright", broker=settings.redis_url)
+    celery.conf.update(
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,  # the message is only a doorbell; the job row holds the work
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=True,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            # A producer must not hang a request while Redis is away.
+            "socket_connect_timeout": 2,
+            "socket_timeout": 5,
+            "max_retries": 0,
+        },
+        task_publish_retry=False,
+        task_default_queue=MAINTENANCE,
+        beat_schedule={
+            "sweep": {
+                "task": SWEEP_TASK,
+                "schedule": settings.sweep_seconds,
+                # A sweep that could not run in time is replaced by the next one.
+                "options": {"queue": MAINTENANCE, "expires": settings.sweep_seconds},
+            }
+        },
+        timezone="UTC",
+    )
+    return celery
+
+
+celery_app = _make_celery()
+
+
+@cache
+def get_redis() -> redis.Redis:
+    """A shared client with short patience: Redis is a convenience wherever this is used."""
+    return redis.Redis.from_url(
+        get_settings().redis_url, socket_connect_timeout=2, socket_timeout=5, decode_responses=True
+    )
+
+
+def wake(queue: str) -> None:
+    """Ring a queue's doorbell. Redis being away is logged; the sweeper rings again."""
+    try:
+        celery_app.send_task(WORK_TASK, args=[queue], queue=queue, retry=False)
+    except (OperationalError, OSError, redis.RedisError) as error:
+        log.warning("queue %s not woken: %s", queue, error)
+
+
+def job_channel(job_id: str) -> str:
+    """Where news of one job is whispered: followed by event streams and by its worker."""
+    return f"lorawright:job:{job_id}"
+
+
+def announce(job_id: str) -> None:
+    """Tell whoever follows a job to look at Postgres now."""
+    try:
+        get_redis().publish(job_channel(job_id), "")
+    except redis.RedisError as error:
+        log.warning("news of %s not announced: %s", job_id, error)
+
+
+def wake_after_commit(session: Session, queue: str) -> None:
+    """Ring the doorbell once the session's transaction has committed; never before, never else."""
+    _pending(session, "wake").add(queue)
+
+
+def announce_after_commit(session: Session, job_id: str) -> None:
+    """Announce a job's news once the session's transaction has committed."""
+    _pending(session, "announce").add(job_id)
+
+
+def _pending(session: Session, what: str) -> set[str]:
+    return session.info.setdefault(what, set())  # type: ignore[no-any-return]
+
+
+@event.listens_for(Session, "after_commit")
+def _send_pending(session: Session) -> None:
+    for queue in session.info.pop("wake", ()):
+        wake(queue)
+    for job_id in session.info.pop("announce", ()):
+        announce(job_id)
+
+
+@event.listens_for(Session, "after_rollback")
+def _forget_pending(session: Session) -> None:
+    session.info.pop("wake", None)
+    session.info.pop("announce", None)

@@ -1,0 +1,167 @@
+"""Everything that can go wrong in the user's words, and the status each becomes on the wire.
+
+    LorawrightError
+    ├── RequestError                  the request cannot be done as it stands
+    │   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
+    │   ├── ScopeMissing              the key may not do this
+    │   ├── NotFound                  no such object in this account
+    │   ├── Conflict                  the object's state forbids it
+    │   ├── TooLarge                  a body or file over its limit
+    │   └── Invalid                   a value is wrong; `problems` says which
+    │       ├── DatasetEmpty          nothing to caption or train on
+    │       ├── UploadRejected        not one file of an upload was usable
+    │       ├── ArchiveUnsafe         an archive that tricks or bombs
+    │       ├── TooManyLoras          more LoRAs than can be applied together
+    │       └── LoraIncompatible      a LoRA made for another architecture
+    ├── ServiceUnavailable            a server we need is away; try again
+    │   ├── StorageUnavailable
+    │   └── DatabaseUnavailable
+    └── JobError                      a running job ends as failed with this code
+        ├── JobInputMissing
+        ├── TrainingFailed
+        └── LeaseLost                 not a failure: another worker has the job now
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One wrong value: a JSON pointer into the body (or a file's name) and what would work."""
+
+    pointer: str
+    detail: str
+    code: str = "invalid"
+
+
+class LorawrightError(Exception):
+    """Root of the tree. `code` is stable and documented; `detail` is for a person."""
+
+    code = "internal"
+    title = "Something went wrong"
+    retryable = False
+
+    def __init__(self, detail: str, problems: list[FieldProblem] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.problems = problems or []
+
+
+class RequestError(LorawrightError):
+    code = "invalid_request"
+    title = "The request cannot be done"
+
+
+class Unauthenticated(RequestError):
+    code = "unauthenticated"
+    title = "A valid API key is needed"
+
+
+class ScopeMissing(RequestError):
+    code = "scope_missing"
+    title = "The API key lacks a scope"
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    title = "No such object"
+
+
+class Conflict(RequestError):
+    code = "conflict"
+    title = "The object's state forbids it"
+
+
+class TooLarge(RequestError):
+    code = "too_large"
+    title = "Over a size limit"
+
+
+class Invalid(RequestError):
+    code = "invalid_request"
+    title = "The request has invalid values"
+
+
+class DatasetEmpty(Invalid):
+    code = "dataset_empty"
+    title = "The dataset has no usable images"
+
+
+class UploadRejected(Invalid):
+    code = "upload_rejected"
+    title = "No file of the upload was usable"
+
+
+class ArchiveUnsafe(Invalid):
+    code = "archive_unsafe"
+    title = "The archive is refused"
+
+
+class TooManyLoras(Invalid):
+    code = "too_many_loras"
+    title = "Too many LoRAs"
+
+
+class LoraIncompatible(Invalid):
+    code = "lora_incompatible"
+    title = "The LoRA does not fit the base model"
+
+
+class ServiceUnavailable(LorawrightError):
+    code = "service_unavailable"
+    title = "A server is away"
+    retryable = True
+
+
+class StorageUnavailable(ServiceUnavailable):
+    code = "storage_unavailable"
+    title = "Object storage is away"
+
+
+class DatabaseUnavailable(ServiceUnavailable):
+    code = "database_unavailable"
+    title = "The database is away"
+
+
+class JobError(LorawrightError):
+    code = "job_failed"
+    title = "The job failed"
+
+
+class JobInputMissing(JobError):
+    code = "input_missing"
+    title = "An input of the job is gone"
+
+
+class TrainingFailed(JobError):
+    code = "training_failed"
+    title = "The training failed"
+
+    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.retryable = retryable
+
+
+class LeaseLost(JobError):
+    code = "lease_lost"
+    title = "Another worker has the job"
+
+
+# The wire's view: the first class of an error's own line of descent that stands here.
+STATUS_OF: dict[type[LorawrightError], int] = {
+    Unauthenticated: 401,
+    ScopeMissing: 403,
+    NotFound: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    Invalid: 422,
+    ServiceUnavailable: 503,
+    RequestError: 400,
+    LorawrightError: 500,
+}
+
+
+def status_of(error: LorawrightError) -> int:
+    """The HTTP status of an error: its class's, or its nearest ancestor's."""
+    return next(STATUS_OF[cls] for cls in type(error).__mro__ if cls in STATUS_OF)

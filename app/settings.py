@@ -1,0 +1,167 @@
+"""Every LORAWRIGHT_* variable: typed, documented, in one class, read once at the edge."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Sizes are in bytes, times in seconds, lengths in pixels."""
+
+    model_config = SettingsConfigDict(env_prefix="LORAWRIGHT_", extra="ignore", frozen=True)
+
+    # --- servers ---------------------------------------------------------------------------
+    database_url: str = Field(
+        default="postgresql+psycopg://lorawright@localhost:5432/lorawright",
+        description="Postgres, as an SQLAlchemy URL with the psycopg driver.",
+    )
+    database_pool_size: int = Field(
+        default=40, ge=1, le=500, description="Connections a process keeps; one a request thread."
+    )
+    redis_url: str = Field(
+        default="redis://localhost:6379/0", description="Redis: Celery's broker, and live events."
+    )
+    s3_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible server; unset means Amazon's own."
+    )
+    s3_public_endpoint_url: str | None = Field(
+        default=None,
+        description="The address of the same server as clients see it, for presigned URLs; "
+        "unset means the endpoint itself.",
+    )
+    s3_region: str = Field(default="us-east-1", description="Region that signatures name.")
+    s3_bucket: str = Field(default="lorawright", description="The bucket that holds every object.")
+    s3_access_key_id: str | None = Field(
+        default=None, description="Unset means boto3's own chain of credentials."
+    )
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="Its secret.")
+    presigned_url_seconds: int = Field(
+        default=3600, ge=60, le=604_800, description="How long a download address works."
+    )
+
+    # --- what is offered -------------------------------------------------------------------
+    catalog_path: Path = Field(
+        default=REPOSITORY / "assets" / "catalog.toml",
+        description="TOML file of base models and captioners.",
+    )
+    default_base_model: str = Field(
+        default="sdxl-1.0", description="Catalog id used when a request names none."
+    )
+    default_captioner: str = Field(
+        default="blip-large", description="Catalog id used when a request names none."
+    )
+
+    # --- the API ---------------------------------------------------------------------------
+    public_url: str = Field(
+        default="http://localhost:8000", description="Where clients reach the API."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line written."
+    )
+    max_json_body_bytes: int = Field(
+        default=1 * MIB, ge=1024, description="Largest JSON body; more answers 413."
+    )
+
+    # --- uploads ---------------------------------------------------------------------------
+    max_upload_bytes: int = Field(
+        default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."
+    )
+    max_upload_files: int = Field(
+        default=1000, ge=1, description="Most files in one multipart upload."
+    )
+    max_image_bytes: int = Field(
+        default=64 * MIB, ge=1024, description="Largest picture file, in an archive too."
+    )
+    max_image_pixels: int = Field(
+        default=100_000_000, ge=4096, description="Most pixels (width × height) of a picture."
+    )
+    min_image_side_px: int = Field(
+        default=16, ge=1, description="A picture with a shorter side is rejected."
+    )
+    max_archive_members: int = Field(
+        default=10_000, ge=1, description="Most members of an archive."
+    )
+    max_archive_unpacked_bytes: int = Field(
+        default=20 * GIB, ge=MIB, description="Most bytes an archive may unpack to."
+    )
+    max_archive_ratio: int = Field(
+        default=200,
+        ge=2,
+        description="Most unpacked bytes for each packed one, over a whole archive member.",
+    )
+    max_images_per_dataset: int = Field(
+        default=5000, ge=1, description="Most pictures in one dataset."
+    )
+    max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
+    max_lora_file_bytes: int = Field(
+        default=1 * GIB, ge=MIB, description="Largest LoRA file that can be uploaded."
+    )
+
+    # --- requests --------------------------------------------------------------------------
+    max_loras_per_generation: int = Field(
+        default=5, ge=1, le=5, description="Most LoRAs applied together."
+    )
+    max_images_per_generation: int = Field(
+        default=8, ge=1, le=8, description="Most pictures of one generation request."
+    )
+    max_prompt_chars: int = Field(default=4000, ge=1, description="Longest prompt.")
+    max_training_steps: int = Field(
+        default=100_000, ge=1, description="Most optimizer steps of one training."
+    )
+
+    # --- jobs ------------------------------------------------------------------------------
+    lease_seconds: float = Field(
+        default=60, gt=0, description="A worker silent for so long has lost its job."
+    )
+    heartbeat_seconds: float = Field(
+        default=10, gt=0, description="How often a worker renews its lease."
+    )
+    sweep_seconds: float = Field(
+        default=15, gt=0, description="How often the sweeper returns lost jobs and wakes queues."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="Runs a job may start before it fails with `worker_lost`."
+    )
+    retry_backoff_seconds: float = Field(
+        default=10, ge=0, description="Pause before the second attempt; doubles with each more."
+    )
+    max_running_per_account: int = Field(
+        default=8, ge=1, description="Most jobs of one account that run at the same time."
+    )
+    graceful_stop_seconds: float = Field(
+        default=25, gt=0, description="How long a stopping worker may take to save its work."
+    )
+    event_stream_seconds: float = Field(
+        default=3600, gt=0, description="An event stream is closed, to be resumed, after so long."
+    )
+
+    # --- workers ---------------------------------------------------------------------------
+    work_dir: Path = Field(
+        default=Path(".lorawright/work"), description="Where a worker keeps jobs' files."
+    )
+    captioning_batch_size: int = Field(default=16, ge=1, le=256, description="Pictures at a time.")
+    lora_cache_bytes: int = Field(
+        default=4 * GIB, ge=MIB, description="Host memory for parsed LoRAs."
+    )
+    pipeline_cache_count: int = Field(
+        default=1, ge=1, le=16, description="Base models a worker keeps loaded."
+    )
+    training_state_seconds: float = Field(
+        default=120, gt=0, description="How often a training saves a state it can go on from."
+    )
+    torch_threads: int = Field(
+        default=0, ge=0, le=256, description="CPU threads of a worker's maths; 0 leaves it be."
+    )
+
+
+@cache
+def get_settings() -> Settings:
+    """The process's settings, read from the environment the first time."""
+    return Settings()

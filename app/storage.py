@@ -1,0 +1,152 @@
+"""ObjectStore: bytes in S3, under keys made of our own ids, never of users' names."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.errors import NotFound, StorageUnavailable
+from app.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
+
+
+@contextmanager
+def _translated_errors(key: str) -> Iterator[None]:
+    """boto3's errors in our words; a missing key is `NotFound`, all else is storage away."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in MISSING_CODES:
+            raise NotFound(f"No stored object at {key}") from error
+        raise StorageUnavailable(f"Object storage refused: {error}") from error
+    except BotoCoreError as error:
+        raise StorageUnavailable(f"Object storage cannot be reached: {error}") from error
+
+
+class ObjectStore:
+    """One bucket. Every method raises `StorageUnavailable` when the server is away."""
+
+    def __init__(self, client: "S3Client", public_client: "S3Client", settings: Settings) -> None:
+        self._client = client
+        self._public_client = public_client
+        self._bucket = settings.s3_bucket
+        self._presigned_seconds = settings.presigned_url_seconds
+
+    def put_bytes(self, key: str, data: bytes, content_type: str) -> None:
+        """Store a small object."""
+        with _translated_errors(key):
+            self._client.put_object(
+                Bucket=self._bucket, Key=key, Body=data, ContentType=content_type
+            )
+
+    def put_file(self, key: str, source: Path | BinaryIO, content_type: str) -> None:
+        """Store a file of any size, in parts when it is large."""
+        extra = {"ContentType": content_type}
+        with _translated_errors(key):
+            if isinstance(source, Path):
+                self._client.upload_file(str(source), self._bucket, key, ExtraArgs=extra)
+            else:
+                self._client.upload_fileobj(source, self._bucket, key, ExtraArgs=extra)
+
+    def get_bytes(self, key: str) -> bytes:
+        """A small object, whole."""
+        with _translated_errors(key):
+            return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+
+    def get_file(self, key: str, target: Path) -> None:
+        """Download to `target`, which appears only when it is whole."""
+        partial = target.with_name(target.name + ".part")
+        with _translated_errors(key):
+            self._client.download_file(self._bucket, key, str(partial))
+        partial.replace(target)
+
+    def sha256(self, key: str) -> str:
+        """SHA-256 of what is stored, read back in full; hex."""
+        digest = hashlib.sha256()
+        with _translated_errors(key):
+            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            for chunk in body.iter_chunks(1024 * 1024):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is gone already is no error."""
+        for key in keys:
+            with _translated_errors(key):
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """Every key that starts so."""
+        keys: list[str] = []
+        with _translated_errors(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix
+            ):
+                keys += [item["Key"] for item in page.get("Contents", [])]
+        return keys
+
+    def presign_get(self, key: str, filename: str | None = None) -> str:
+        """An address anyone can download from for a while; `filename` is what it saves as."""
+        params = {"Bucket": self._bucket, "Key": key}
+        if filename is not None:
+            safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in filename)
+            params["ResponseContentDisposition"] = f'attachment; filename="{safe}"'
+        return self._public_client.generate_presigned_url(
+            "get_object", Params=params, ExpiresIn=self._presigned_seconds
+        )
+
+    def check(self) -> None:
+        """Raise unless the bucket can be reached."""
+        with _translated_errors(self._bucket):
+            self._client.head_bucket(Bucket=self._bucket)
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket where it is missing."""
+        try:
+            self.check()
+        except NotFound:
+            with _translated_errors(self._bucket):
+                self._client.create_bucket(Bucket=self._bucket)
+
+
+def _make_client(settings: Settings, endpoint_url: str | None) -> "S3Client":
+    secret = settings.s3_secret_access_key
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"} if endpoint_url else {},
+            connect_timeout=3,
+            read_timeout=30,
+            retries={"max_attempts": 3, "mode": "standard"},
+            # Newer checksums are not spoken by every S3-compatible server.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=32,
+        ),
+    )
+
+
+@cache
+def get_store() -> ObjectStore:
+    """The process's store; boto3 clients are safe to share between threads."""
+    settings = get_settings()
+    endpoint = settings.s3_endpoint_url
+    client = _make_client(settings, endpoint)
+    public_endpoint = settings.s3_public_endpoint_url
+    public = _make_client(settings, public_endpoint) if public_endpoint else client
+    return ObjectStore(client, public, settings)
