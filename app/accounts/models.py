@@ -1,0 +1,36 @@
+"""Accounts, and the API keys that act for them."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.database import Base, CreatedAt
+
+
+class Account(CreatedAt, Base):
+    """Who owns datasets, jobs and LoRAs."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+
+
+class ApiKey(CreatedAt, Base):
+    """A bearer secret, of which only the hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    # The first characters, so that a person can tell keys apart.
+    prefix: Mapped[str] = mapped_column(String(20))
+    # SHA-256, hex. The secret has 256 random bits, so a slow hash would protect nothing.
+    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    account: Mapped[Account] = relationship(lazy="joined")

@@ -1,0 +1,43 @@
+"""Generations and the pictures they made."""
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, CreatedAt, JsonObject
+
+
+class Generation(Base):
+    """Detail of a generation job: the request with every default filled in."""
+
+    __tablename__ = "generations"
+
+    id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    base_model: Mapped[str] = mapped_column(String(64))
+    # prompt, negative_prompt, width, height, steps, guidance_scale, scheduler, seed, num_images, …
+    request: Mapped[JsonObject]
+    # Each: lora, weight, name, sha256, object_key; frozen, so that a deleted LoRA changes nothing.
+    loras: Mapped[list[JsonObject]]
+    # Each: lora, matched, unmatched; written when the job ends.
+    lora_reports: Mapped[list[JsonObject]]
+    # What made the pictures: hashes, parameters, library versions.
+    receipt: Mapped[JsonObject | None]
+
+
+class GeneratedImage(CreatedAt, Base):
+    """One picture; number `index` of its generation."""
+
+    __tablename__ = "generated_images"
+
+    generation_id: Mapped[str] = mapped_column(
+        ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    format: Mapped[str] = mapped_column(String(10))
+    object_key: Mapped[str] = mapped_column(String(300))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)

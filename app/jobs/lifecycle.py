@@ -1,0 +1,360 @@
+"""The worker's side of a job's life: claim, renew, write, release, finish, sweep.
+
+Every write names the attempt it belongs to, so the database decides who still owns a job. A write
+that matches no row raises `LeaseLost`: the job is another worker's now, and nothing was changed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Float, cast, func, select, text, update
+from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.orm import Session, aliased
+
+from app.broker import WORK_QUEUES, wake_after_commit
+from app.database import JsonObject
+from app.errors import LeaseLost
+from app.jobs import events
+from app.jobs.models import EventType, Job, JobKind, JobStatus
+from app.settings import get_settings
+
+GPU_QUEUES = frozenset({"caption", "train", "generate"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one attempt of one job, for as long as its lease is renewed."""
+
+    job_id: str
+    kind: JobKind
+    queue: str
+    account_id: str
+    attempt: int
+    worker_id: str
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a heartbeat brings back."""
+
+    cancel_requested: bool
+    deadline_passed: bool
+
+
+def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
+    """Take the best waiting job of a queue, or None.
+
+    Best: highest priority; then of the account with fewest running jobs, under its limit; then
+    the oldest. Two workers never get the same job: the row is locked while it is chosen, and a
+    locked row is passed over.
+    """
+    settings = get_settings()
+    busy = (
+        select(Job.account_id, func.count().label("running"))
+        .where(Job.status == "running")
+        .group_by(Job.account_id)
+        .subquery()
+    )
+    running = func.coalesce(busy.c.running, 0)
+    waiting = aliased(Job)
+    best = (
+        select(waiting.id)
+        .outerjoin(busy, busy.c.account_id == waiting.account_id)
+        .where(
+            waiting.queue == queue,
+            waiting.status == "queued",
+            waiting.not_before.is_(None) | (waiting.not_before <= func.now()),
+            running < settings.max_running_per_account,
+        )
+        .order_by(waiting.priority.desc(), running, waiting.created_at, waiting.id)
+        .limit(1)
+        .with_for_update(of=waiting, skip_locked=True)
+        .scalar_subquery()
+    )
+    row = session.execute(
+        update(Job)
+        .where(Job.id == best, Job.status == "queued")
+        .values(
+            status="running",
+            attempt=Job.attempt + 1,
+            worker_id=worker_id,
+            lease_expires_at=_from_now(settings.lease_seconds),
+            started_at=func.coalesce(Job.started_at, func.now()),
+            not_before=None,
+        )
+        .returning(Job.id, Job.kind, Job.queue, Job.account_id, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if row is None:
+        return None
+    events.append(session, row.id, "status", {"status": "running", "attempt": row.attempt})
+    return Claim(row.id, row.kind, row.queue, row.account_id, row.attempt, worker_id)
+
+
+def renew(session: Session, claim: Claim) -> Orders:
+    """Extend the lease, and learn whether to stop.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    row = session.execute(
+        _owned(claim)
+        .values(lease_expires_at=_from_now(get_settings().lease_seconds))
+        .returning(
+            Job.cancel_requested_at.is_not(None).label("cancel"),
+            func.coalesce(Job.deadline_at <= func.now(), False).label("late"),
+        )
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
+    return Orders(cancel_requested=row.cancel, deadline_passed=row.late)
+
+
+def hold(session: Session, claim: Claim) -> None:
+    """Lock the job for the rest of this transaction, or learn that it is lost.
+
+    Whatever a worker writes besides the job's own row (metrics, checkpoints, captions) goes in a
+    transaction that begins with this.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    owned = session.scalar(
+        select(Job.id)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == "running")
+        .with_for_update()
+    )
+    if owned is None:
+        raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
+
+
+def report_progress(
+    session: Session,
+    claim: Claim,
+    *,
+    fraction: float,
+    step: int | None = None,
+    total_steps: int | None = None,
+    stage: str | None = None,
+    eta_s: float | None = None,
+) -> None:
+    """Write how far the job is, on its row and in its story.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    payload = {
+        "fraction": min(max(fraction, 0.0), 1.0),
+        "step": step,
+        "total_steps": total_steps,
+        "stage": stage,
+        "eta_s": eta_s,
+    }
+    _write(session, claim, {f"progress_{name}": value for name, value in payload.items()})
+    events.append(session, claim.job_id, "progress", payload)
+
+
+def record(session: Session, claim: Claim, type_: EventType, payload: JsonObject) -> None:
+    """Append an event to the story of a job that is held.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    hold(session, claim)
+    events.append(session, claim.job_id, type_, payload)
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    status: JobStatus,
+    *,
+    gpu_seconds: float,
+    error: JsonObject | None = None,
+) -> None:
+    """End the job. What the handler publishes goes in the same transaction.
+
+    Args:
+        gpu_seconds: wall seconds of this attempt, added to those of earlier ones.
+        error: `code`, `message` and `retryable` of a failed job.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    values: dict[str, Any] = {
+        "status": status,
+        "ended_at": func.now(),
+        "lease_expires_at": None,
+        "gpu_seconds": Job.gpu_seconds + gpu_seconds,
+        "progress_eta_s": None,
+    }
+    if status == "succeeded":
+        values["progress_fraction"] = 1.0
+    if error is not None:
+        values |= {f"error_{name}": error[name] for name in ("code", "message", "retryable")}
+    _write(session, claim, values)
+    payload: JsonObject = {"status": status}
+    if error is not None:
+        payload["error"] = error
+    events.append(session, claim.job_id, "status", payload)
+
+
+def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> None:
+    """Put a job back by the free will of a stopping worker: this attempt does not count.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    _write(
+        session,
+        claim,
+        {
+            "status": "queued",
+            "worker_id": None,
+            "lease_expires_at": None,
+            "gpu_seconds": Job.gpu_seconds + gpu_seconds,
+        },
+    )
+    events.append(session, claim.job_id, "status", {"status": "queued", "reason": reason})
+    wake_after_commit(session, claim.queue)
+
+
+def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: JsonObject) -> None:
+    """A retryable failure: back to the queue with a growing pause, or failed at the last attempt.
+
+    Raises:
+        LeaseLost: the job is no longer this attempt's.
+    """
+    hold(session, claim)
+    failures, max_attempts = session.execute(
+        select(Job.failures + 1, Job.max_attempts).where(Job.id == claim.job_id)
+    ).one()
+    if failures >= max_attempts:
+        finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=error)
+        return
+    _write(
+        session,
+        claim,
+        {
+            "status": "queued",
+            "worker_id": None,
+            "lease_expires_at": None,
+            "failures": failures,
+            "not_before": _from_now(_pause_seconds(failures)),
+            "gpu_seconds": Job.gpu_seconds + gpu_seconds,
+        },
+    )
+    payload = {"status": "queued", "reason": "retry", "error": error}
+    events.append(session, claim.job_id, "status", payload)
+
+
+def sweep_expired_leases(session: Session) -> list[str]:
+    """Return the jobs of silent workers to their queues, or fail those out of attempts.
+
+    Running two sweepers is harmless: each row is taken by one of them.
+    """
+    lost = session.execute(
+        select(Job.id, Job.failures + 1, Job.max_attempts, Job.cancel_requested_at)
+        .where(Job.status == "running", Job.lease_expires_at < func.now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job_id, failures, max_attempts, cancel_requested_at in lost:
+        values: dict[str, Any] = {
+            "worker_id": None,
+            "lease_expires_at": None,
+            "failures": failures,
+        }
+        payload: JsonObject
+        if cancel_requested_at is not None:
+            values |= {"status": "canceled", "ended_at": func.now()}
+            payload = {"status": "canceled"}
+        elif failures >= max_attempts:
+            message = f"The worker was lost {failures} times while it ran this job"
+            values |= {
+                "status": "failed",
+                "ended_at": func.now(),
+                "error_code": "worker_lost",
+                "error_message": message,
+                "error_retryable": True,
+            }
+            error = {"code": "worker_lost", "message": message, "retryable": True}
+            payload = {"status": "failed", "error": error}
+        else:
+            values |= {"status": "queued", "not_before": _from_now(_pause_seconds(failures))}
+            payload = {"status": "queued", "reason": "worker_lost"}
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(values)
+            .execution_options(synchronize_session=False)
+        )
+        events.append(session, job_id, "status", payload)
+    return [row.id for row in lost]
+
+
+def sweep_deadlines(session: Session) -> None:
+    """Fail queued jobs whose deadline has passed; running ones learn it by their heartbeat."""
+    message = "The job did not end before its deadline"
+    late = session.scalars(
+        update(Job)
+        .where(Job.status == "queued", Job.deadline_at < func.now())
+        .values(
+            status="failed",
+            ended_at=func.now(),
+            error_code="deadline_exceeded",
+            error_message=message,
+            error_retryable=False,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    error = {"code": "deadline_exceeded", "message": message, "retryable": False}
+    for job_id in late:
+        events.append(session, job_id, "status", {"status": "failed", "error": error})
+
+
+def waiting_queues(session: Session) -> list[str]:
+    """The queues in which a job could be claimed now."""
+    return [
+        queue
+        for queue in WORK_QUEUES
+        if session.scalar(
+            select(Job.id)
+            .where(
+                Job.queue == queue,
+                Job.status == "queued",
+                Job.not_before.is_(None) | (Job.not_before <= func.now()),
+            )
+            .limit(1)
+        )
+    ]
+
+
+def counts_as_gpu(queue: str) -> bool:
+    """Whether running time on this queue is paid as GPU time."""
+    return queue in GPU_QUEUES
+
+
+def _owned(claim: Claim) -> Any:
+    return (
+        update(Job)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == "running")
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _write(session: Session, claim: Claim, values: dict[str, Any]) -> None:
+    written = session.scalar(_owned(claim).values(values).returning(Job.id))
+    if written is None:
+        raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
+
+
+def _pause_seconds(failures: int) -> float:
+    return float(get_settings().retry_backoff_seconds * 2 ** (failures - 1))
+
+
+def _from_now(seconds: float) -> Any:
+    """The database's clock plus so many seconds; workers' clocks may differ."""
+    return func.now() + cast(seconds, Float) * cast(text("'1 second'"), INTERVAL)
+
+

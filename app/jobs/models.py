@@ -1,0 +1,109 @@
+"""The tables every job has: its row, and its append-only story.
+
+    queued ──claim──▶ running ──finish──▶ succeeded | failed | canceled
+       ▲                 │
+       └──lease expired, or released by a stopping worker
+"""
+
+from datetime import datetime
+from typing import Literal, get_args
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, CreatedAt, JsonObject
+
+JobKind = Literal["ingest", "captioning", "training", "generation"]
+JobStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
+TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "canceled"})
+EventType = Literal["status", "progress", "metrics", "sample", "checkpoint", "log"]
+
+
+class Job(CreatedAt, Base):
+    """One piece of work. Its detail row (captioning, training, …) has the same id.
+
+    `attempt` is the fence: it grows with every claim and never falls, so a worker that lost its
+    lease can match nothing. `failures` counts only the attempts that count against the job, so a
+    worker stopped in good order costs it nothing.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ({})".format(", ".join(f"'{s}'" for s in get_args(JobStatus))),
+            name="status",
+        ),
+        # What a claim looks for: the best waiting job of a queue.
+        Index(
+            "ix_jobs_waiting",
+            "queue",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        # Fair share counts these; the sweeper looks for those whose lease ran out.
+        Index(
+            "ix_jobs_running",
+            "account_id",
+            "lease_expires_at",
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index("ix_jobs_account", "account_id", text("id DESC")),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(String(20))
+    queue: Mapped[str] = mapped_column(String(20))
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    status: Mapped[JobStatus] = mapped_column(String(12), default="queued")
+    priority: Mapped[int] = mapped_column(SmallInteger, default=0)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    max_attempts: Mapped[int] = mapped_column(Integer)
+    worker_id: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    progress_fraction: Mapped[float] = mapped_column(default=0.0)
+    progress_step: Mapped[int | None] = mapped_column(Integer)
+    progress_total_steps: Mapped[int | None] = mapped_column(Integer)
+    progress_stage: Mapped[str | None] = mapped_column(String(40))
+    progress_eta_s: Mapped[float | None]
+
+    error_code: Mapped[str | None] = mapped_column(String(60))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_retryable: Mapped[bool | None]
+
+    gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    event_seq: Mapped[int] = mapped_column(Integer, default=0)
+    request_id: Mapped[str | None] = mapped_column(String(100))
+    # The client's own string pairs; `metadata` is a word SQLAlchemy keeps for itself.
+    labels: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+
+
+class JobEvent(CreatedAt, Base):
+    """One line of a job's story. `seq` runs 1, 2, 3, … within the job, without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    type: Mapped[EventType] = mapped_column(String(20))
+    payload: Mapped[JsonObject]

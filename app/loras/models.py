@@ -1,0 +1,38 @@
+"""The registry of LoRAs."""
+
+from typing import Literal
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, CreatedAt, JsonObject
+
+
+class Lora(CreatedAt, Base):
+    """A published LoRA file, stored in kohya layout."""
+
+    __tablename__ = "loras"
+    __table_args__ = (Index("ix_loras_account", "account_id", text("id DESC")),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text, default="")
+    trigger_word: Mapped[str | None] = mapped_column(String(100))
+    default_weight: Mapped[float] = mapped_column(default=1.0)
+    base_model: Mapped[str] = mapped_column(String(64))
+    architecture: Mapped[str] = mapped_column(String(64))
+    source: Mapped[Literal["training", "upload"]] = mapped_column(String(10))
+    training_id: Mapped[str | None] = mapped_column(
+        ForeignKey("trainings.id", ondelete="SET NULL"), index=True
+    )
+    checkpoint_id: Mapped[str | None] = mapped_column(
+        ForeignKey("checkpoints.id", ondelete="SET NULL")
+    )
+    rank: Mapped[int] = mapped_column(Integer)
+    alpha: Mapped[float]
+    object_key: Mapped[str] = mapped_column(String(300))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    # The file's own, `ss_*` and `modelspec.*`.
+    file_metadata: Mapped[JsonObject]

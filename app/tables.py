@@ -1,0 +1,13 @@
+"""Every table at once, for whoever needs the whole schema: migrations, and workers' joins."""
+
+from app.accounts import models as accounts
+from app.database import Base
+from app.datasets import models as datasets
+from app.generations import models as generations
+from app.jobs import models as jobs
+from app.loras import models as loras
+from app.trainings import models as trainings
+
+metadata = Base.metadata
+
+__all__ = ["accounts", "datasets", "generations", "jobs", "loras", "metadata", "trainings"]
