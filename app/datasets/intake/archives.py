@@ -37,7 +37,7 @@ def unpack(archive: StagedFile, folder: Path, settings: Settings) -> Iterator[St
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file is what desktops leave behind: `__MACOSX`, dot files, indexes of thumbnails."""
+    """Whether a file is what desktops leave behind: `__MACOSX`, dot files, thumbnail indexes."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(
         part.startswith(".") or part.lower() in {"thumbs.db", "desktop.ini"} for part in parts
