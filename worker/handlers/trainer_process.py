@@ -50,7 +50,7 @@ class TrainerProcess:
         self._reader.start()
 
     def events(self, on_wait: Callable[[], None]) -> Iterator[JsonObject]:
-        """Every event in order, until the output ends; `on_wait` is called several times a second."""
+        """Every event in order, until the output ends; `on_wait` is called while waiting."""
         while True:
             on_wait()
             try:
