@@ -103,7 +103,7 @@ def announce_after_commit(session: Session, job_id: str) -> None:
 
 
 def _pending(session: Session, what: str) -> set[str]:
-    return session.info.setdefault(what, set())  # type: ignore[no-any-return]
+    return session.info.setdefault(what, set())
 
 
 @event.listens_for(Session, "after_commit")

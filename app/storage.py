@@ -15,7 +15,7 @@ from app.errors import NotFound, StorageUnavailable
 from app.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from types_boto3_s3 import S3Client
 
 MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
 
