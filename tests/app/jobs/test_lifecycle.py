@@ -1,6 +1,5 @@
 """Who owns a job, and what becomes of it when its worker is lost."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,10 +16,10 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 
 @pytest.fixture
-def account_id(clean: object) -> Iterator[str]:  # noqa: ARG001 (order)
+def account_id(clean: object) -> str:  # noqa: ARG001 (order)
     with transaction() as session:
         account = accounts.create_account(session, "customer")
-    yield account.id
+    return account.id
 
 
 def submit(account_id: str, **values: object) -> str:
