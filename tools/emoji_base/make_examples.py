@@ -37,7 +37,9 @@ CAT = (
     "grinning-cat grinning-cat-with-smiling-eyes cat-with-tears-of-joy smiling-cat-with-heart-eyes "
     "cat-with-wry-smile kissing-cat weary-cat crying-cat pouting-cat cat-face"
 ).split()
-HAND_CAPTIONED = 5  # the first pictures of a style set
+# The captioner names ink drawings well, so only a few show what a caption by hand looks like; it
+# does not read the three inks, so every one of those has its own.
+INK_HAND_CAPTIONED = 5
 
 # In none of the style sets, and what the base draws best: the prompts to judge a LoRA by.
 HELD_OUT = (
@@ -148,15 +150,15 @@ def main() -> None:
     overlap = set(HELD_OUT) & {*INK, *RISO}
     assert not overlap, f"held out and trained on: {sorted(overlap)}"
 
-    for folder_name, icon_set, names, draw in (
-        ("ink-style", "high-contrast", INK, ink),
-        ("riso-style", "flat", RISO, riso),
+    for folder_name, icon_set, names, draw, hand_captioned in (
+        ("ink-style", "high-contrast", INK, ink, INK_HAND_CAPTIONED),
+        ("riso-style", "flat", RISO, riso, len(RISO)),
     ):
         icons, folder = IconSet(args.cache / icon_set), args.output / folder_name
         folder.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(names[: args.limit]):
             save(draw(icons.draw(name, 192)), folder / f"{name}.png")
-            if number < HAND_CAPTIONED:
+            if number < hand_captioned:
                 (folder / f"{name}.txt").write_text(caption_of(name) + "\n")
 
     icons, folder = IconSet(args.cache / "flat"), args.output / "minty-character"
