@@ -13,6 +13,8 @@ import psutil
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.cli.embedded import EmbeddedServers, StackError
 from app.cli.stack.errors import AlreadyRunning, PortTaken
@@ -74,7 +76,7 @@ def test_servers_are_closed_to_whoever_lacks_their_passwords(tmp_path: Path) -> 
         address = settings.database_url.replace("+psycopg", "", 1).replace(password, "guess")
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(address)
-        stranger = redis.Redis(port=servers.state.ports["redis"])
+        stranger = redis.Redis(port=servers.state.ports["redis"], retry=Retry(NoBackoff(), 0))
         with stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
 
