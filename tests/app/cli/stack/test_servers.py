@@ -31,8 +31,8 @@ def _redis(servers: EmbeddedServers) -> "redis.Redis":
     return redis.Redis.from_url(servers.settings().redis_url, decode_responses=True)
 
 
-def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
-    servers = EmbeddedServers(tmp_path / "stack")
+def test_what_was_written_is_there_after_a_restart(stack_dir: Path) -> None:
+    servers = EmbeddedServers(stack_dir)
     with servers:
         with _postgres(servers) as connection:
             connection.execute("CREATE TABLE kept (word text)")
@@ -45,7 +45,7 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     assert len(processes) == 3
     assert not any(process is not None and process.is_running() for process in processes)
 
-    with EmbeddedServers(tmp_path / "stack") as again:
+    with EmbeddedServers(stack_dir) as again:
         assert again.environment() == first_environment
         with _postgres(again) as connection:
             assert connection.execute("SELECT word FROM kept").fetchall() == [("row",)]
@@ -55,8 +55,8 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
         assert make_store(again.settings()).get_bytes("kept/object") == b"bytes"
 
 
-def test_one_server_can_be_stopped_and_started_while_the_others_run(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path / "stack") as servers:
+def test_one_server_can_be_stopped_and_started_while_the_others_run(stack_dir: Path) -> None:
+    with EmbeddedServers(stack_dir) as servers:
         assert servers.redis is not None
         servers.redis.stop()
         with pytest.raises(redis.ConnectionError), _redis(servers) as client:
@@ -69,8 +69,8 @@ def test_one_server_can_be_stopped_and_started_while_the_others_run(tmp_path: Pa
             assert client.ping()
 
 
-def test_servers_are_closed_to_whoever_lacks_their_passwords(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path / "stack") as servers:
+def test_servers_are_closed_to_whoever_lacks_their_passwords(stack_dir: Path) -> None:
+    with EmbeddedServers(stack_dir) as servers:
         settings = servers.settings()
         password = servers.state.secrets.postgres_password
         address = settings.database_url.replace("+psycopg", "", 1).replace(password, "guess")
@@ -101,10 +101,12 @@ def test_a_damaged_stack_json_is_named_and_not_overwritten(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("server", ["postgres", "redis", "s3"])
-def test_a_taken_port_names_the_port_the_server_and_the_option(tmp_path: Path, server: str) -> None:
+def test_a_taken_port_names_the_port_the_server_and_the_option(
+    stack_dir: Path, server: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        servers = EmbeddedServers(tmp_path / "stack", ports={server: port})
+        servers = EmbeddedServers(stack_dir, ports={server: port})
         with pytest.raises(PortTaken, match=rf"{server} .*port {port} .*--{server}-port"), servers:
             pass
     assert servers.children == []
@@ -122,21 +124,21 @@ def test_a_second_supervisor_is_refused_the_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_servers_that_the_environment_names_are_used_instead(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path / "one") as one:
+def test_servers_that_the_environment_names_are_used_instead(stack_dir: Path) -> None:
+    with EmbeddedServers(stack_dir / "one") as one:
         provided = one.environment()
-        with EmbeddedServers(tmp_path / "two", provided=provided) as two:
+        with EmbeddedServers(stack_dir / "two", provided=provided) as two:
             assert two.children == []
             assert two.settings().database_url == one.settings().database_url
 
 
-def test_a_named_server_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
+def test_a_named_server_that_does_not_answer_is_said_so(stack_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     provided = {"LORAWRIGHT_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
     with (
         pytest.raises(StackError, match="LORAWRIGHT_REDIS_URL is set, but"),
-        EmbeddedServers(tmp_path / "stack", provided=provided),
+        EmbeddedServers(stack_dir, provided=provided),
     ):
         pass
 
@@ -151,25 +153,24 @@ with EmbeddedServers(Path(sys.argv[1])):
 """
 
 
-def test_the_next_start_works_after_a_supervisor_was_killed(tmp_path: Path) -> None:
-    folder = tmp_path / "stack"
-    command = [sys.executable, "-c", SUPERVISOR, str(folder)]
+def test_the_next_start_works_after_a_supervisor_was_killed(stack_dir: Path) -> None:
+    command = [sys.executable, "-c", SUPERVISOR, str(stack_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == "up\n"
-        state = load_state(folder)
+        state = load_state(stack_dir)
         supervisor.send_signal(signal.SIGKILL)
     assert state is not None
     orphans = [process for record in state.processes.values() if (process := record.process())]
     if sys.platform == "linux":
         _, alive = psutil.wait_procs(orphans, timeout=10)
         assert alive == []
-    with EmbeddedServers(folder) as servers, _postgres(servers) as connection:
+    with EmbeddedServers(stack_dir) as servers, _postgres(servers) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to lend Postgres another user")
-def test_root_runs_postgres_as_an_unprivileged_user(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path / "stack") as servers:
+def test_root_runs_postgres_as_an_unprivileged_user(stack_dir: Path) -> None:
+    with EmbeddedServers(stack_dir) as servers:
         assert servers.postgres is not None
         assert psutil.Process(servers.postgres.pid).uids().effective != 0
