@@ -11,9 +11,7 @@ class Generation(Base):
 
     __tablename__ = "generations"
 
-    id: Mapped[str] = mapped_column(
-        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
-    )
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     base_model: Mapped[str] = mapped_column(String(64))
     # prompt, negative_prompt, width, height, steps, guidance_scale, scheduler, seed, num_images, …
     request: Mapped[JsonObject]
