@@ -93,7 +93,7 @@ def test_stop_ends_within_a_step(handle, make_spec):
         generate(
             handle,
             make_spec(steps=20),
-            lambda fraction, step, total: steps.append(step),
+            lambda *progress: steps.append(progress[1]),
             lambda: len(steps) >= 3,
         )
     assert steps == [1, 2, 3]

@@ -33,7 +33,7 @@ def _picture():
     return Image.fromarray(values)
 
 
-def _xmp(data, image):
+def _xmp(image):
     if image.format == "PNG":
         return image.text["XML:com.adobe.xmp"].encode()
     return image.info["xmp"]
@@ -46,7 +46,7 @@ def test_mark_receipt_and_parameters_read_back(receipt, image_format):
     image.load()
     assert image.format == image_format.upper()
 
-    tree = ET.fromstring(_xmp(data, image))
+    tree = ET.fromstring(_xmp(image))
     iptc = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
     assert [node.text for node in tree.iter(iptc)] == [DIGITAL_SOURCE_TYPE]
     packed = next(tree.iter(f"{{{RECEIPT_NAMESPACE}}}receipt")).text
