@@ -76,7 +76,7 @@ def _checked(entries: dict[str, Any], data_bytes: int) -> dict[str, tuple[str, t
             begin, end = entry["data_offsets"]
         except (TypeError, KeyError, ValueError) as error:
             raise LoraFileInvalid(f"{name}: not a tensor entry") from error
-        if dtype not in _ITEM_BYTES:
+        if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
             known = ", ".join(_ITEM_BYTES)
             raise LoraFileInvalid(f"{name}: dtype is {dtype!r}; a LoRA may have {known}")
         if not isinstance(shape, list) or len(shape) > 4:
