@@ -1,6 +1,6 @@
 """Fetch the pinned icon packages that everything here is drawn from, into `.cache/emoji/`.
 
-    python tools/emoji_base/fetch.py
+python tools/emoji_base/fetch.py
 """
 
 import argparse

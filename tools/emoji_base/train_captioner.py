@@ -299,7 +299,9 @@ def main() -> None:
     tokenizer = make_tokenizer(captions, args.output)
     model = make_model(tokenizer).to(args.device)
     total = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{len(concepts)} concepts, {len(pictures.labels)} icons, {total:,} parameters", flush=True)
+    print(
+        f"{len(concepts)} concepts, {len(pictures.labels)} icons, {total:,} parameters", flush=True
+    )
     if args.reuse_tower:
         model.vision_model.load_state_dict(torch.load(args.cache / "tower.pt")[0])
     else:
