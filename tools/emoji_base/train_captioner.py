@@ -106,6 +106,9 @@ def make_model(tokenizer: BertTokenizerFast) -> BlipForConditionalGeneration:
             "num_attention_heads": 4,
             "image_size": SIDE,
             "patch_size": 8,
+            # The configuration's own default is 1e-10, meant for weights that are loaded: a tower
+            # that starts there passes no signal, and its captioner learns without looking.
+            "initializer_range": 0.02,
         },
         text_config={
             "vocab_size": len(tokenizer),

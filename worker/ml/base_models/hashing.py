@@ -17,11 +17,17 @@ def hash_networks(networks: Mapping[str, nn.Module]) -> str:
     Over tensors in ascending order of name: each one's name, dtype, shape and bytes. The device
     makes no difference; one bit of one weight does.
     """
-    tensors = {
-        f"{part}.{name}": tensor
-        for part, network in networks.items()
-        for name, tensor in network.state_dict().items()
-    }
+    return hash_tensors(
+        {
+            f"{part}.{name}": tensor
+            for part, network in networks.items()
+            for name, tensor in network.state_dict().items()
+        }
+    )
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over tensors in ascending order of name: name, dtype, shape and bytes of each."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         _add(digest, name, tensors[name])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from worker.ml.lora_files.names import UnetShape, kohya_prefix
 from worker.ml.lora_files.targets import adaptable_modules
 
 _KOHYA_COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
@@ -16,9 +17,17 @@ class LoraIndex:
     """Canonical paths of one base model's modules, by every name that is understood."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        """Walk a base model's networks, by their name in the pipeline."""
+        """Walk a base model's networks, by their name in the pipeline.
+
+        The UNet's modules are known by SGM's names as well, which sd-scripts writes.
+        """
         paths = list(adaptable_modules(networks))
         self._by_name = {path: path for path in paths}
+        if "unet" in networks:
+            shape = UnetShape.of(networks["unet"].config)
+            self._by_name |= {
+                kohya_prefix(path, shape): path for path in paths if path.startswith("unet.")
+            }
         for short, component in _KOHYA_COMPONENTS.items():
             for path in paths:
                 own, _, rest = path.partition(".")
