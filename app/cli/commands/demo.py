@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.errors import CommandError
 from app.cli.options import DataDir
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def demo(
     from app.cli.steps import Caller
     from app.cli.target import connect
 
+    if not (examples / PROMPTS_FILE).exists():
+        raise CommandError(
+            f"{examples} has no example datasets; run this where Lorawright's source is, "
+            "or name their folder with --examples"
+        )
     console = Console(highlight=False)
     report = Report()
     output.mkdir(parents=True, exist_ok=True)
