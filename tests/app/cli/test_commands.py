@@ -65,12 +65,22 @@ def test_without_a_server_a_command_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_the_stacks_key_is_not_shown_to_another_server(tmp_path: Path) -> None:
-    save_state(tmp_path, StackState(url="http://localhost:8000", api_key="lw_live_ours"))
+    state = StackState(url="http://localhost:8000", api_key="lw_live_ours", ready=True)
+    save_state(tmp_path, state)
     with exclusive(tmp_path):
         with connect(None, None, tmp_path) as client:
             assert client.url == "http://localhost:8000"
         with pytest.raises(CommandError, match="http://elsewhere needs an API key"):
             connect("http://elsewhere", None, tmp_path)
+
+
+def test_a_stack_that_is_not_ready_is_not_talked_to(tmp_path: Path) -> None:
+    save_state(tmp_path, StackState(url="http://localhost:8000", api_key="lw_live_ours"))
+    with (
+        exclusive(tmp_path),
+        pytest.raises(CommandError, match="is starting or stopping; try again"),
+    ):
+        connect(None, None, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ from torch import nn
 
 from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
-REFERENCE = json.loads(
-    (Path(__file__).parents[3] / "data" / "kohya_sdxl_modules.json").read_text()
-)
+REFERENCE = json.loads((Path(__file__).parents[3] / "data" / "kohya_sdxl_modules.json").read_text())
 # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
 SDXL_UNET = {
     "sample_size": 128,
