@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from worker.ml.lora_files.sgm import sgm_name
 from worker.ml.lora_files.targets import adaptable_modules
 
 _KOHYA_COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
@@ -18,12 +19,19 @@ class LoraIndex:
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         """Walk a base model's networks, by their name in the pipeline."""
         paths = list(adaptable_modules(networks))
+        config = getattr(networks.get("unet"), "config", {})
         self._by_name = {path: path for path in paths}
         for short, component in _KOHYA_COMPONENTS.items():
             for path in paths:
                 own, _, rest = path.partition(".")
-                if own == component:
-                    self._by_name[f"lora_{short}_{rest}".replace(".", "_")] = path
+                if own != component:
+                    continue
+                names = {rest, rest.removeprefix("text_model.")}
+                # Kohya writes the original's block names; others, diffusers'.
+                if own == "unet" and (original := sgm_name(rest, config)):
+                    names.add(original)
+                for name in names:
+                    self._by_name[f"lora_{short}_{name}".replace(".", "_")] = path
 
     def find(self, name: str) -> str | None:
         """The canonical path of the module a file calls `name`; None when the base has none."""

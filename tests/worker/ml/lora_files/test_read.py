@@ -51,9 +51,18 @@ def kohya(path):
     return f"lora_{short}_{rest.replace('.', '_')}"
 
 
+def kohya_of_the_original(path):
+    """As kohya's trainer writes it: block names of SDXL's original code."""
+    return {
+        TO_K: "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k",
+        TO_OUT: "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_out_0",
+    }.get(path, kohya(path))
+
+
 NAME = kohya(TO_K)
 LAYOUTS = {
-    "kohya": (kohya, "lora_down", "lora_up"),
+    "kohya": (kohya_of_the_original, "lora_down", "lora_up"),
+    "kohya-diffusers-names": (kohya, "lora_down", "lora_up"),
     "diffusers": (lambda path: path, "lora_A", "lora_B"),
     "diffusers-older": (lambda path: path, "lora.down", "lora.up"),
     "peft": (lambda path: f"base_model.model.{path}", "lora_A", "lora_B"),
