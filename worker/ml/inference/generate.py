@@ -93,7 +93,7 @@ def generate(
         ) -> dict[str, Any]:
             # Second-order schedulers call twice a step; the share of calls is the same.
             done = (drawn + count * (step + 1) / pipeline.num_timesteps) / len(spec.seeds)
-            on_progress(done, int(done * total), total)
+            on_progress(done, round(done * total), total)
             stop_if_asked()
             return {}
 

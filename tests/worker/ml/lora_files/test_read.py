@@ -147,6 +147,15 @@ def test_what_the_installed_diffusers_saves_is_read(index, tmp_path):
     assert module.scale == adapted.scaling["default"] == 0.5
 
 
+def test_a_lora_does_not_change_with_its_file(index, tmp_path):
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(good_bytes())
+    module = read_lora(file, index)[0].modules[TO_K]
+    before = module.down.clone()
+    file.write_bytes(b"")
+    assert torch.equal(module.down, before)
+
+
 def test_names_the_base_does_not_have_are_reported(index, tmp_path):
     down, up = pair()
     tensors = {
