@@ -6,7 +6,7 @@ missed piece of news is read from Postgres.
 
 import logging
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import redis
 from celery import Celery
@@ -25,29 +25,27 @@ WORK_TASK = "lorawright.work"
 SWEEP_TASK = "lorawright.sweep"
 
 
-def _make_celery() -> Celery:
+def _configuration() -> dict[str, Any]:
+    """Celery's settings, asked for when they are first needed."""
     settings = get_settings()
-    celery = Celery("lorawright", broker=settings.redis_url)
-    celery.conf.update(
-        task_ignore_result=True,
-        task_store_errors_even_if_ignored=False,
-        task_acks_late=False,  # the message is only a doorbell; the job row holds the work
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,
-        worker_enable_remote_control=True,
-        worker_send_task_events=False,
-        worker_hijack_root_logger=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_connection_retry_on_startup=True,
-        broker_transport_options={
+    return {
+        "broker_url": settings.redis_url,
+        "task_ignore_result": True,
+        "task_acks_late": False,  # the message is only a doorbell; the job row holds the work
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a worker waits for Redis as long as it takes
+        "broker_transport_options": {
             # A producer must not hang a request while Redis is away.
             "socket_connect_timeout": 2,
             "socket_timeout": 5,
-            "max_retries": 0,
         },
-        task_publish_retry=False,
-        task_default_queue=MAINTENANCE,
-        beat_schedule={
+        "task_publish_retry": False,
+        "task_default_queue": MAINTENANCE,
+        "beat_schedule": {
             "sweep": {
                 "task": SWEEP_TASK,
                 "schedule": settings.sweep_seconds,
@@ -55,12 +53,12 @@ def _make_celery() -> Celery:
                 "options": {"queue": MAINTENANCE, "expires": settings.sweep_seconds},
             }
         },
-        timezone="UTC",
-    )
-    return celery
+        "timezone": "UTC",
+    }
 
 
-celery_app = _make_celery()
+celery_app = Celery("lorawright")
+celery_app.add_defaults(_configuration)
 
 
 @cache
@@ -103,7 +101,7 @@ def announce_after_commit(session: Session, job_id: str) -> None:
 
 
 def _pending(session: Session, what: str) -> set[str]:
-    return session.info.setdefault(what, set())  # type: ignore[no-any-return]
+    return session.info.setdefault(what, set())
 
 
 @event.listens_for(Session, "after_commit")

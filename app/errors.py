@@ -1,25 +1,25 @@
 """Everything that can go wrong in the user's words, and the status each becomes on the wire.
 
-    LorawrightError
-    ├── RequestError                  the request cannot be done as it stands
-    │   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
-    │   ├── ScopeMissing              the key may not do this
-    │   ├── NotFound                  no such object in this account
-    │   ├── Conflict                  the object's state forbids it
-    │   ├── TooLarge                  a body or file over its limit
-    │   └── Invalid                   a value is wrong; `problems` says which
-    │       ├── DatasetEmpty          nothing to caption or train on
-    │       ├── UploadRejected        not one file of an upload was usable
-    │       ├── ArchiveUnsafe         an archive that tricks or bombs
-    │       ├── TooManyLoras          more LoRAs than can be applied together
-    │       └── LoraIncompatible      a LoRA made for another architecture
-    ├── ServiceUnavailable            a server we need is away; try again
-    │   ├── StorageUnavailable
-    │   └── DatabaseUnavailable
-    └── JobError                      a running job ends as failed with this code
-        ├── JobInputMissing
-        ├── TrainingFailed
-        └── LeaseLost                 not a failure: another worker has the job now
+LorawrightError
+├── RequestError                  the request cannot be done as it stands
+│   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
+│   ├── ScopeMissing              the key may not do this
+│   ├── NotFound                  no such object in this account
+│   ├── Conflict                  the object's state forbids it
+│   ├── TooLarge                  a body or file over its limit
+│   └── Invalid                   a value is wrong; `problems` says which
+│       ├── DatasetEmpty          nothing to caption or train on
+│       ├── UploadRejected        not one file of an upload was usable
+│       ├── ArchiveUnsafe         an archive that tricks or bombs
+│       ├── TooManyLoras          more LoRAs than can be applied together
+│       └── LoraIncompatible      a LoRA made for another architecture
+├── ServiceUnavailable            a server we need is away; try again
+│   ├── StorageUnavailable
+│   └── DatabaseUnavailable
+└── JobError                      a running job ends as failed with this code
+    ├── JobInputMissing
+    ├── TrainingFailed
+    └── LeaseLost                 not a failure: another worker has the job now
 """
 
 from dataclasses import dataclass

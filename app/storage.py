@@ -15,7 +15,7 @@ from app.errors import NotFound, StorageUnavailable
 from app.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from types_boto3_s3 import S3Client
 
 MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
 
@@ -141,12 +141,16 @@ def _make_client(settings: Settings, endpoint_url: str | None) -> "S3Client":
     )
 
 
-@cache
-def get_store() -> ObjectStore:
-    """The process's store; boto3 clients are safe to share between threads."""
-    settings = get_settings()
+def make_store(settings: Settings) -> ObjectStore:
+    """A store for these settings; boto3 clients are safe to share between threads."""
     endpoint = settings.s3_endpoint_url
     client = _make_client(settings, endpoint)
     public_endpoint = settings.s3_public_endpoint_url
     public = _make_client(settings, public_endpoint) if public_endpoint else client
     return ObjectStore(client, public, settings)
+
+
+@cache
+def get_store() -> ObjectStore:
+    """The process's store."""
+    return make_store(get_settings())

@@ -1,55 +1,48 @@
-"""The caption template: how a picture's description and the trigger word become its caption."""
+"""How a captioner's words become a training caption: the dataset's template."""
 
-import string
+from string import Formatter
+
+from app.errors import FieldProblem, Invalid
+from app.trainings.params import Task
 
 DEFAULT_TEMPLATE = "{trigger}, {caption}, {suffix}"
-FIELDS = ("trigger", "caption", "suffix")
-
-_SUFFIX_TASKS = ("style", "photography")
-
-
-class CaptionTemplateInvalid(ValueError):
-    """A caption template names an unknown field, or is not a template at all."""
-
-    code = "caption_template_invalid"
+FIELDS = frozenset({"trigger", "caption", "suffix"})
+# Tasks that teach a manner of drawing say so once more at the end of the caption.
+STYLE_TASKS: frozenset[Task] = frozenset({"style", "photography"})
 
 
-def check_template(template: str) -> None:
-    """Refuse a template that could not be filled in.
+def check_template(template: str) -> str:
+    """The template, if it names no field but trigger, caption and suffix.
 
     Raises:
-        CaptionTemplateInvalid: a field is not one of `FIELDS`, has a format or a conversion, or
-            the braces do not match.
+        Invalid: it is not a template, or names another field.
     """
     try:
-        parts = list(string.Formatter().parse(template))
+        parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise CaptionTemplateInvalid(
-            f"the caption template {template!r} is malformed: {error}; {{{{ and }}}} write braces"
-        ) from error
-    for _, field, format_spec, conversion in parts:
-        if field is not None and (field not in FIELDS or format_spec or conversion):
-            written = field + (f"!{conversion}" if conversion else "")
-            written += f":{format_spec}" if format_spec else ""
-            allowed = ", ".join(f"{{{name}}}" for name in FIELDS)
-            raise CaptionTemplateInvalid(
-                f"the caption template may hold {allowed}; it holds {{{written}}}"
+        raise _invalid(f"the template {template!r} is malformed: {error}") from error
+    for _, name, spec, conversion in parts:
+        if name is not None and (name not in FIELDS or spec or conversion):
+            written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise _invalid(
+                f"{{{written}}} is not a field; there are {{trigger}}, {{caption}}, {{suffix}}"
             )
+    return template
 
 
-def fill_template(template: str, *, task: str, trigger: str, caption: str) -> str:
-    """A picture's caption: the template filled in, with nothing left of fields that are empty.
+def suffix_for(task: Task, trigger_word: str) -> str:
+    """What `{suffix}` stands for."""
+    return f"in the style of {trigger_word}" if task in STYLE_TASKS and trigger_word else ""
 
-    `suffix` is `in the style of {trigger}` for the tasks style and photography, and empty for
-    the others or where there is no trigger word.
 
-    Raises:
-        CaptionTemplateInvalid: see `check_template`.
-    """
-    check_template(template)
-    trigger = trigger.strip()
-    suffix = f"in the style of {trigger}" if trigger and task in _SUFFIX_TASKS else ""
-    filled = template.format(trigger=trigger, caption=caption.strip(), suffix=suffix)
-    # An empty field leaves an empty piece between commas.
-    pieces = (" ".join(piece.split()) for piece in filled.split(","))
+def render(template: str, *, task: Task, trigger_word: str, caption: str) -> str:
+    """Fill a checked template in; empty fields leave no dangling comma."""
+    text = template.format(
+        trigger=trigger_word, caption=caption, suffix=suffix_for(task, trigger_word)
+    )
+    pieces = (" ".join(piece.split()) for piece in text.split(","))
     return ", ".join(piece for piece in pieces if piece)
+
+
+def _invalid(detail: str) -> Invalid:
+    return Invalid(detail, [FieldProblem("/caption_template", detail)])

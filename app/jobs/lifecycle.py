@@ -356,5 +356,3 @@ def _pause_seconds(failures: int) -> float:
 def _from_now(seconds: float) -> Any:
     """The database's clock plus so many seconds; workers' clocks may differ."""
     return func.now() + cast(seconds, Float) * cast(text("'1 second'"), INTERVAL)
-
-

@@ -1,8 +1,8 @@
 """The tables every job has: its row, and its append-only story.
 
-    queued ──claim──▶ running ──finish──▶ succeeded | failed | canceled
-       ▲                 │
-       └──lease expired, or released by a stopping worker
+queued ──claim──▶ running ──finish──▶ succeeded | failed | canceled
+   ▲                 │
+   └──lease expired, or released by a stopping worker
 """
 
 from datetime import datetime
@@ -101,9 +101,7 @@ class JobEvent(CreatedAt, Base):
 
     __tablename__ = "job_events"
 
-    job_id: Mapped[str] = mapped_column(
-        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
-    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     type: Mapped[EventType] = mapped_column(String(20))
     payload: Mapped[JsonObject]

@@ -122,9 +122,7 @@ def request_cancel(session: Session, account_id: str, job_id: str, kind: JobKind
     else:
         asked = session.scalar(
             update(Job)
-            .where(
-                Job.id == job_id, Job.status == "running", Job.cancel_requested_at.is_(None)
-            )
+            .where(Job.id == job_id, Job.status == "running", Job.cancel_requested_at.is_(None))
             .values(cancel_requested_at=func.now())
             .returning(Job.id)
             .execution_options(synchronize_session=False)

@@ -11,9 +11,7 @@ class Training(Base):
 
     __tablename__ = "trainings"
 
-    id: Mapped[str] = mapped_column(
-        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
-    )
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     # The dataset may be deleted later; the spec keeps what was used of it.
     dataset_id: Mapped[str | None] = mapped_column(
         ForeignKey("datasets.id", ondelete="SET NULL"), index=True
@@ -65,5 +63,7 @@ class Checkpoint(CreatedAt, Base):
     object_key: Mapped[str] = mapped_column(String(300))
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
+    # The file's own, `ss_*` and `modelspec.*`.
+    file_metadata: Mapped[JsonObject]
     # Each: prompt, seed, object_key.
     samples: Mapped[list[JsonObject]]

@@ -36,9 +36,9 @@ class TrainingParams(BaseModel):
     keep_tokens: int = Field(default=1, ge=0, le=75)
     caption_dropout_rate: float = Field(default=0.05, ge=0, le=1)
     optimizer: Literal["adamw"] = "adamw"
-    lr_scheduler: Literal[
-        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
-    ] = "cosine"
+    lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = (
+        "cosine"
+    )
     lr_warmup_steps: int = Field(default=0, ge=0, le=100_000)
     # Ceiling on the signal-to-noise ratio's weight; None leaves losses unweighted.
     min_snr_gamma: float | None = Field(default=5.0, gt=0, le=100)

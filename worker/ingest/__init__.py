@@ -1,0 +1,1 @@
+"""What an ingest job does to each picture: measure it, make its thumbnail."""

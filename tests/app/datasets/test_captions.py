@@ -4,10 +4,10 @@ import pytest
 
 from app.datasets.captions import (
     DEFAULT_TEMPLATE,
-    CaptionTemplateInvalid,
     check_template,
-    fill_template,
+    render,
 )
+from app.errors import Invalid
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ from app.datasets.captions import (
     ],
 )
 def test_empty_fields_leave_no_dangling_comma(task, trigger, caption, expected):
-    filled = fill_template(DEFAULT_TEMPLATE, task=task, trigger=trigger, caption=caption)
+    filled = render(DEFAULT_TEMPLATE, task=task, trigger_word=trigger, caption=caption)
     assert filled == expected
 
 
 def test_a_custom_template_uses_its_own_words():
     template = "photo of {trigger} {{raw}}: {caption}"
-    filled = fill_template(template, task="product", trigger="mug", caption="on a table")
+    filled = render(template, task="product", trigger_word="mug", caption="on a table")
     assert filled == "photo of mug {raw}: on a table"
 
 
@@ -50,8 +50,6 @@ def test_a_custom_template_uses_its_own_words():
     ],
 )
 def test_any_other_field_is_refused_by_name(template, named):
-    with pytest.raises(CaptionTemplateInvalid) as refused:
+    with pytest.raises(Invalid) as refused:
         check_template(template)
     assert named in str(refused.value)
-    with pytest.raises(CaptionTemplateInvalid):
-        fill_template(template, task="style", trigger="x", caption="y")

@@ -1,0 +1,97 @@
+"""`lorawright train`: from a folder of pictures to a LoRA file, over the public API."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.errors import CommandError
+from app.cli.options import DataDir, Key, Url
+
+
+def train(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of pictures (captions as .txt beside them), or a .zip.")
+    ],
+    trigger: Annotated[str, typer.Option(help="Word that calls the LoRA in a prompt.")],
+    preset: Annotated[
+        str, typer.Option(help="style, product, character or photography.")
+    ] = "style",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the LoRA; without it, the folder's.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Base model; without it, the server's default.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A training parameter as NAME=VALUE, e.g. rank=16; repeat for several."),
+    ] = None,
+    caption: Annotated[
+        bool, typer.Option(help="Caption the pictures that have no caption.")
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option(help="File to save; without it, NAME.safetensors here.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = Path(".lorawright"),
+) -> None:
+    """Upload pictures, caption them, train a LoRA, and save its file."""
+    from rich.console import Console
+
+    from app.cli import steps
+    from app.cli.progress import JobProgress
+    from app.cli.target import connect
+
+    if not folder.exists():
+        raise CommandError(f"{folder} does not exist")
+    name = name or folder.stem
+    target = output or Path(f"{name}.safetensors")
+    request: dict[str, Any] = {"name": name, "preset": preset, "params": parse_params(param or [])}
+    if base_model is not None:
+        request["base_model"] = base_model
+    console = Console(highlight=False)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        connect(url, key, data_dir) as client,
+        JobProgress(console) as progress,
+    ):
+        caller = steps.Caller(client, progress)
+        archive = folder
+        if folder.is_dir():
+            archive = Path(scratch) / "pictures.zip"
+            steps.zip_folder(folder, archive, captions=True)
+        dataset, rejected = steps.upload_dataset(
+            caller, "upload", archive, name=name, task=preset, trigger=trigger
+        )
+        for item in rejected:
+            progress.say(f"rejected {item['filename']}: {item['reason']}")
+        if caption:
+            steps.caption(caller, "caption", dataset["id"])
+        training = steps.train(caller, "train", {"dataset": dataset["id"], **request})
+        client.download(f"/v1/loras/{training['lora']}/download", target)
+    console.print(f"{target} is {training['lora']} ({training['id']})", soft_wrap=True)
+    console.print(
+        f'Try it: lorawright generate "{trigger}, …" --lora {training["lora"]}:1', soft_wrap=True
+    )
+
+
+def parse_params(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as JSON has them: numbers, true, false, null; anything else is text.
+
+    Raises:
+        CommandError: a pair has no `=`.
+    """
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise CommandError(f"--param {pair} is not NAME=VALUE")
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params

@@ -1,0 +1,1 @@
+"""The embedded stack: real servers and the service's processes, as children of one supervisor."""

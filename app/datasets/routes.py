@@ -1,0 +1,211 @@
+"""Datasets over HTTP."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, UploadFile
+from sqlalchemy.orm import Session
+
+from app.database import Base
+from app.datasets import service
+from app.datasets.intake.staging import StagedFile
+from app.datasets.intake.verify import take_in
+from app.datasets.models import Captioning, Dataset, Image
+from app.datasets.schemas import (
+    CaptioningCreate,
+    CaptioningRead,
+    DatasetCreate,
+    DatasetRead,
+    ImagePatch,
+    ImageRead,
+    UploadedFile,
+    UploadRead,
+)
+from app.errors import TooLarge
+from app.jobs import service as jobs
+from app.jobs.kind_routes import add_job_routes
+from app.jobs.models import Job
+from app.jobs.schemas import job_fields
+from app.settings import get_settings
+from app.storage import ObjectStore
+from app.web.dependencies import (
+    DatasetsAccount,
+    PageAfter,
+    PageLimit,
+    RequestId,
+    SessionDep,
+    StoreDep,
+)
+from app.web.pages import Page, page_of
+
+datasets = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+captionings = APIRouter(prefix="/v1/captionings", tags=["datasets"])
+routers = [datasets, captionings]
+
+
+@datasets.post("", status_code=201)
+def create_dataset(
+    request: DatasetCreate, account: DatasetsAccount, session: SessionDep, store: StoreDep
+) -> DatasetRead:
+    """Create an empty dataset."""
+    return _read(session, store, service.create(session, account.id, request))
+
+
+@datasets.get("")
+def list_datasets(
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+    limit: PageLimit = 20,
+    after: PageAfter = None,
+) -> Page[DatasetRead]:
+    """The account's datasets, newest first."""
+    rows = service.list_newest(session, account.id, limit=limit + 1, after=after)
+    return page_of(rows, limit, lambda row: _read(session, store, row))
+
+
+@datasets.get("/{dataset_id}")
+def get_dataset(
+    dataset_id: str, account: DatasetsAccount, session: SessionDep, store: StoreDep
+) -> DatasetRead:
+    """One dataset with its counts."""
+    return _read(session, store, service.get(session, account.id, dataset_id))
+
+
+@datasets.post("/{dataset_id}/images", status_code=201)
+def upload_images(
+    dataset_id: str,
+    files: Annotated[list[UploadFile], File(description="Pictures, .txt captions, zip or tar")],
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+) -> UploadRead:
+    """Add pictures and captions; the answer tells of every file what became of it."""
+    dataset = service.get(session, account.id, dataset_id)
+    settings = get_settings()
+    if len(files) > settings.max_upload_files:
+        raise TooLarge(
+            f"The upload has {len(files)} files; the limit (LORAWRIGHT_MAX_UPLOAD_FILES) is "
+            f"{settings.max_upload_files}: send an archive instead"
+        )
+    with tempfile.TemporaryDirectory(prefix="lorawright-upload-") as folder:
+        staged = [_stage(file, Path(folder), number) for number, file in enumerate(files)]
+        intake = take_in(staged, Path(folder), settings)
+        added = service.add_images(session, store, dataset, intake)
+    data = [
+        UploadedFile(
+            filename=outcome.filename,
+            status=outcome.status,
+            code=outcome.code,
+            reason=outcome.reason,
+            image=added.image_ids.get(outcome.filename),
+            duplicate=outcome.filename in added.duplicates,
+        )
+        for outcome in intake.outcomes
+    ]
+    accepted = sum(item.status == "accepted" for item in data)
+    return UploadRead(
+        data=data,
+        accepted=accepted,
+        rejected=len(data) - accepted,
+        dataset=_read(session, store, dataset),
+        ingest=added.ingest_id,
+    )
+
+
+@datasets.get("/{dataset_id}/images")
+def list_images(
+    dataset_id: str,
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+    limit: PageLimit = 20,
+    after: PageAfter = None,
+) -> Page[ImageRead]:
+    """The dataset's images, newest first."""
+    service.get(session, account.id, dataset_id)
+    rows = service.list_images(session, dataset_id, limit=limit + 1, after=after)
+    return page_of(rows, limit, lambda row: _read_image(store, row))
+
+
+@datasets.patch("/{dataset_id}/images/{image_id}")
+def edit_image(
+    dataset_id: str,
+    image_id: str,
+    patch: ImagePatch,
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+) -> ImageRead:
+    """Edit a caption by hand, set repeats, or leave an image out."""
+    dataset = service.get(session, account.id, dataset_id)
+    return _read_image(store, service.edit_image(session, dataset, image_id, patch))
+
+
+@datasets.post("/{dataset_id}/captionings", status_code=201)
+def caption_dataset(
+    dataset_id: str,
+    request: CaptioningCreate,
+    account: DatasetsAccount,
+    session: SessionDep,
+    request_id: RequestId,
+) -> CaptioningRead:
+    """Start captioning; hand-edited captions are kept unless `overwrite` is `all`."""
+    dataset = service.get(session, account.id, dataset_id)
+    captioning = service.submit_captioning(session, dataset, request, request_id)
+    return _read_captioning(session, jobs.get(session, account.id, captioning.id))
+
+
+@captionings.get("/{job_id}")
+def get_captioning(job_id: str, account: DatasetsAccount, session: SessionDep) -> CaptioningRead:
+    """One captioning."""
+    return _read_captioning(session, jobs.get(session, account.id, job_id, "captioning"))
+
+
+def _stage(file: UploadFile, folder: Path, number: int) -> StagedFile:
+    path = folder / f"upload-{number:06d}"
+    with path.open("wb") as sink:
+        shutil.copyfileobj(file.file, sink, 1024 * 1024)
+    # Browsers may send a path; only its last part names the file.
+    name = (file.filename or f"file-{number}").replace("\\", "/").rsplit("/", 1)[-1]
+    return StagedFile(name or f"file-{number}", path)
+
+
+def _read(session: Session, store: ObjectStore, dataset: Dataset) -> DatasetRead:
+    counts = service.counts(session, dataset.id)
+    cover = service.cover(session, dataset.id)
+    return DatasetRead(
+        **_columns(dataset, "id", "name", "task", "trigger_word", "caption_template", "created_at"),
+        status=service.status(session, dataset.id, counts.images),
+        image_count=counts.images,
+        excluded_count=counts.excluded,
+        captioned_count=counts.captioned,
+        cover_url=store.presign_get(cover.thumbnail_key or cover.object_key) if cover else None,
+    )
+
+
+def _read_image(store: ObjectStore, image: Image) -> ImageRead:
+    shown = [name for name in ImageRead.model_fields if hasattr(Image, name)]
+    return ImageRead(
+        **_columns(image, *shown),
+        url=store.presign_get(image.object_key),
+        thumbnail_url=store.presign_get(image.thumbnail_key) if image.thumbnail_key else None,
+    )
+
+
+def _read_captioning(session: Session, job: Job) -> CaptioningRead:
+    detail = session.get_one(Captioning, job.id)
+    return CaptioningRead(
+        **job_fields(session, job),
+        dataset=detail.dataset_id,
+        **_columns(detail, "captioner", "overwrite", "images_captioned"),
+    )
+
+
+def _columns(row: Base, *names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
+add_job_routes(captionings, "captioning", "datasets", CaptioningRead, _read_captioning)

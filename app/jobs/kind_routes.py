@@ -1,0 +1,39 @@
+"""The two routes each kind of job has under its own path: cancel, and events."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from app.accounts.models import Account
+from app.accounts.service import Scope
+from app.jobs import service
+from app.jobs.models import Job, JobKind
+from app.jobs.routes import LastEventId, event_stream
+from app.web.dependencies import SessionDep, scoped
+
+
+def add_job_routes(
+    router: APIRouter,
+    kind: JobKind,
+    scope: Scope,
+    schema: type[BaseModel],
+    read: Callable[[Session, Job], Any],
+) -> None:
+    """Give a router `GET ""/{id}`'s companions: `POST /{id}/cancel` and `GET /{id}/events`."""
+    account_of = Depends(scoped(scope))
+
+    @router.post("/{job_id}/cancel", response_model=schema, name=f"cancel_{kind}")
+    def cancel(job_id: str, session: SessionDep, account: Account = account_of) -> Any:
+        """Ask the job to end; no error when it has ended already."""
+        return read(session, service.request_cancel(session, account.id, job_id, kind))
+
+    @router.get("/{job_id}/events", name=f"{kind}_events", response_class=StreamingResponse)
+    def stream_events(
+        job_id: str, last_event_id: LastEventId = None, account: Account = account_of
+    ) -> StreamingResponse:
+        """The job's events as they happen, until it ends; `Last-Event-ID` replays."""
+        return event_stream(account.id, job_id, kind, last_event_id)

@@ -1,0 +1,101 @@
+"""The LoRA registry: publish, find, edit, download."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.catalog import load_catalog
+from app.database import JsonObject, new_id
+from app.errors import Conflict, NotFound
+from app.loras.models import Lora
+from app.loras.schemas import LoraPatch
+from app.settings import get_settings
+from app.storage import ObjectStore
+from app.trainings.models import Checkpoint, Training
+
+
+def publish(
+    session: Session,
+    account_id: str,
+    training: Training,
+    checkpoint: Checkpoint,
+    *,
+    name: str | None = None,
+) -> Lora:
+    """Make a training's checkpoint a LoRA of its account; its file must be stored already."""
+    params: JsonObject = training.spec["params"]
+    base_model = load_catalog(get_settings().catalog_path).base_model(training.base_model)
+    if base_model is None:
+        raise Conflict(f"The base model {training.base_model} is no longer offered")
+    lora = Lora(
+        id=new_id("lora"),
+        account_id=account_id,
+        name=name or training.name,
+        trigger_word=training.spec["trigger_word"],
+        base_model=training.base_model,
+        architecture=base_model.architecture,
+        source="training",
+        training_id=training.id,
+        checkpoint_id=checkpoint.id,
+        rank=params["rank"],
+        alpha=params["alpha"],
+        object_key=checkpoint.object_key,
+        sha256=checkpoint.sha256,
+        bytes=checkpoint.bytes,
+        file_metadata=checkpoint.file_metadata,
+    )
+    session.add(lora)
+    session.flush()
+    session.refresh(lora)
+    return lora
+
+
+def get(session: Session, account_id: str, lora_id: str) -> Lora:
+    """A LoRA of this account.
+
+    Raises:
+        NotFound: no such LoRA in this account.
+    """
+    lora = session.scalar(select(Lora).where(Lora.id == lora_id, Lora.account_id == account_id))
+    if lora is None:
+        raise NotFound(f"No LoRA {lora_id}")
+    return lora
+
+
+def find(session: Session, account_id: str, reference: str) -> Lora:
+    """A LoRA by its id, or by its name when only one has it.
+
+    Raises:
+        NotFound: nothing of that id or name in this account.
+        Conflict: several LoRAs have that name.
+    """
+    if reference.startswith("lora_"):
+        return get(session, account_id, reference)
+    found = session.scalars(
+        select(Lora).where(Lora.account_id == account_id, Lora.name == reference).limit(2)
+    ).all()
+    if not found:
+        raise NotFound(f"No LoRA named {reference!r}")
+    if len(found) > 1:
+        raise Conflict(f"Several LoRAs are named {reference!r}; use an id")
+    return found[0]
+
+
+def list_newest(session: Session, account_id: str, *, limit: int, after: str | None) -> list[Lora]:
+    """Up to `limit` LoRAs, newest first."""
+    query = select(Lora).where(Lora.account_id == account_id)
+    if after is not None:
+        query = query.where(Lora.id < after)
+    return list(session.scalars(query.order_by(Lora.id.desc()).limit(limit)))
+
+
+def edit(session: Session, lora: Lora, patch: LoraPatch) -> Lora:
+    """Change what the patch names."""
+    for name, value in patch.model_dump(exclude_unset=True).items():
+        setattr(lora, name, value)
+    session.flush()
+    return lora
+
+
+def download_url(store: ObjectStore, lora: Lora) -> str:
+    """A presigned address of the stored file, which is in kohya layout."""
+    return store.presign_get(lora.object_key, f"{lora.name}.safetensors")

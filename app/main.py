@@ -1,0 +1,54 @@
+"""create_app(): routers, middleware and error handlers put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from app import health
+from app.datasets import routes as datasets
+from app.generations import routes as generations
+from app.jobs import routes as jobs
+from app.logs import configure_logs
+from app.loras import routes as loras
+from app.settings import get_settings
+from app.trainings import routes as trainings
+from app.web.middleware import BodyLimit, RequestContext
+from app.web.problems import add_error_handlers
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    # One thread for each connection of the pool: a request never waits for one while it has the
+    # other.
+    anyio.to_thread.current_default_thread_limiter().total_tokens = (
+        get_settings().database_pool_size
+    )
+    yield
+
+
+def create_app() -> FastAPI:
+    """The ASGI application, for `uvicorn --factory`."""
+    settings = get_settings()
+    configure_logs(settings.log_level)
+    app = FastAPI(
+        title="Lorawright",
+        version="0.1.0",
+        summary="From a folder of pictures to an SDXL LoRA, and from LoRAs to pictures.",
+        lifespan=_lifespan,
+    )
+    add_error_handlers(app)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestContext)
+    for module in (datasets, trainings, loras, generations, jobs):
+        for router in module.routers:
+            app.include_router(router)
+    app.include_router(health.router)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

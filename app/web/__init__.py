@@ -1,0 +1,1 @@
+"""The manners of every route: problems, request ids, pages, who is calling."""

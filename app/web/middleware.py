@@ -1,0 +1,119 @@
+"""What happens around every request: its id, its log line, and the limit on its body.
+
+Written against ASGI itself: Starlette's BaseHTTPMiddleware would buffer event streams.
+"""
+
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import TooLarge
+from app.settings import Settings
+from app.web.problems import from_domain
+
+log = structlog.get_logger("lorawright.api")
+MAX_REQUEST_ID_CHARS = 100
+
+
+class RequestContext:
+    """Gives each request an id (the client's, when it sent a plain one) and logs its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _clean_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.monotonic()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round((time.monotonic() - started) * 1000, 1),
+                )
+
+
+class BodyLimit:
+    """Answers 413 before an oversized body is read whole, whether or not it told its length."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._json_limit = settings.max_json_body_bytes
+        self._upload_limit = settings.max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        multipart = headers.get("content-type", "").startswith("multipart/form-data")
+        name = "LORAWRIGHT_MAX_UPLOAD_BYTES" if multipart else "LORAWRIGHT_MAX_JSON_BODY_BYTES"
+        limit = self._upload_limit if multipart else self._json_limit
+        told = headers.get("content-length", "0")
+        if told.isdigit() and int(told) > limit:
+            await self._refuse(scope, send, name, limit, int(told))
+            return
+        seen = 0
+        started = False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > limit:
+                    raise _BodyTooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except _BodyTooLarge:
+            if not started:
+                await self._refuse(scope, send, name, limit, seen)
+
+    async def _refuse(self, scope: Scope, send: Send, name: str, limit: int, seen: int) -> None:
+        error = TooLarge(f"The body has {seen} bytes or more; the limit ({name}) is {limit}")
+
+        async def nothing() -> Message:
+            return {"type": "http.disconnect"}
+
+        response = from_domain(Request(scope), error)
+        response.headers["Connection"] = "close"
+        await response(scope, nothing, send)
+
+
+# A BaseException, so that no handler on the way takes it for an error of its own.
+class _BodyTooLarge(BaseException):
+    pass
+
+
+def _clean_id(told: str | None) -> str:
+    if told and len(told) <= MAX_REQUEST_ID_CHARS and told.isascii() and told.isprintable():
+        return told
+    return uuid.uuid4().hex

@@ -1,0 +1,161 @@
+"""Every error as RFC 9457 problem+json: ours, the framework's, and the unforeseen."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from app.errors import (
+    DatabaseUnavailable,
+    FieldProblem,
+    LorawrightError,
+    status_of,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+FRAMEWORK_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+}
+
+
+class ProblemField(BaseModel):
+    """One wrong value."""
+
+    pointer: str
+    detail: str
+    code: str
+
+
+class Problem(BaseModel):
+    """The body of every answer that is not a success."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    retryable: bool
+    errors: list[ProblemField]
+
+
+def problem_response(
+    request: Request,
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    retryable: bool = False,
+    fields: list[FieldProblem] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """An answer in the one shape all errors have."""
+    problem = Problem(
+        type=f"/docs/errors#{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=str(getattr(request.state, "request_id", "")),
+        code=code,
+        retryable=retryable,
+        errors=[
+            ProblemField(pointer=field.pointer, detail=field.detail, code=field.code)
+            for field in fields or []
+        ],
+    )
+    return JSONResponse(
+        problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def from_domain(request: Request, error: LorawrightError) -> JSONResponse:
+    """One of our own errors."""
+    status = status_of(error)
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        headers["Retry-After"] = "5"
+    return problem_response(
+        request,
+        status=status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        retryable=error.retryable,
+        fields=error.problems,
+        headers=headers,
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Register a handler for each kind of error a request can end in."""
+
+    @app.exception_handler(LorawrightError)
+    def domain(request: Request, error: LorawrightError) -> JSONResponse:
+        return from_domain(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        fields = [_field(item) for item in error.errors()]
+        return problem_response(
+            request,
+            status=422,
+            code="invalid_request",
+            title="The request has invalid values",
+            detail="; ".join(f"{field.pointer}: {field.detail}" for field in fields[:3]),
+            fields=fields,
+        )
+
+    @app.exception_handler(HTTPException)
+    def framework(request: Request, error: HTTPException) -> JSONResponse:
+        return problem_response(
+            request,
+            status=error.status_code,
+            code=FRAMEWORK_CODES.get(error.status_code, "invalid_request"),
+            title=str(error.detail),
+            detail=f"{request.method} {request.url.path}: {error.detail}",
+            headers=dict(error.headers or {}),
+        )
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
+    def database(request: Request, error: Exception) -> JSONResponse:
+        log.error("database away: %s", error)
+        return from_domain(request, DatabaseUnavailable("The database cannot be reached now"))
+
+    @app.exception_handler(Exception)
+    def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.error("unforeseen error", exc_info=error)
+        return problem_response(
+            request,
+            status=500,
+            code="internal",
+            title="Something went wrong",
+            detail="The error is recorded under this request's id",
+        )
+
+
+def _field(item: dict[str, Any]) -> FieldProblem:
+    """pydantic's location as a JSON pointer; a body's own root has no name in it."""
+    where = [str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]]
+    if where and where[0] == "body":
+        where = where[1:]
+        if item["type"] == "json_invalid":
+            where = []
+    return FieldProblem("/" + "/".join(where) if where else "", item["msg"], item["type"])

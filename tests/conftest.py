@@ -1,0 +1,77 @@
+"""The real servers for all tests, and an empty database for each."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from app import broker, database, settings, storage
+from app.accounts import service as accounts
+from app.cli.embedded import EmbeddedServers
+from app.database import get_engine, transaction
+from app.migrate import upgrade
+from app.tables import metadata
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """Postgres, Redis and S3, migrated; those that LORAWRIGHT_* variables name are used instead."""
+    with (
+        # Not pytest's own folder: only its owner may enter that, and Postgres refuses to be root.
+        tempfile.TemporaryDirectory(prefix="lorawright-tests-") as folder,
+        EmbeddedServers(Path(folder), provided=os.environ) as running,
+    ):
+        os.environ |= running.environment() | {
+            "LORAWRIGHT_DEFAULT_BASE_MODEL": "emoji-64",
+            "LORAWRIGHT_DEFAULT_CAPTIONER": "emoji-blip",
+            "LORAWRIGHT_TORCH_THREADS": "2",
+        }
+        for cached in (settings.get_settings, broker.get_redis, storage.get_store, get_engine):
+            cached.cache_clear()
+        database._session_factory.cache_clear()
+        upgrade(settings.get_settings().database_url)
+        yield running
+        get_engine().dispose()
+        broker.get_redis().close()
+
+
+@pytest.fixture
+def clean(servers: EmbeddedServers) -> EmbeddedServers:
+    """Empty tables and an empty broker."""
+    with get_engine().begin() as connection:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names} CASCADE"))
+    broker.get_redis().flushdb()
+    return servers
+
+
+def _client_of_new_account(name: str) -> TestClient:
+    from app.main import create_app
+
+    with transaction() as session:
+        account = accounts.create_account(session, name)
+        _, secret = accounts.create_key(session, account.id, "test")
+    return TestClient(
+        create_app(),
+        headers={"Authorization": f"Bearer {secret}"},
+        raise_server_exceptions=False,
+        follow_redirects=False,
+    )
+
+
+@pytest.fixture
+def client(clean: EmbeddedServers) -> Iterator[TestClient]:  # noqa: ARG001 (order)
+    """The API as a customer with a key of every scope."""
+    with _client_of_new_account("customer") as opened:
+        yield opened
+
+
+@pytest.fixture
+def other_client(clean: EmbeddedServers) -> Iterator[TestClient]:  # noqa: ARG001 (order)
+    """Another customer."""
+    with _client_of_new_account("other") as opened:
+        yield opened

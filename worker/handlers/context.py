@@ -1,0 +1,71 @@
+"""What a handler is given: its claim, a folder, and ways to tell how far it is."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.database import JsonObject, transaction
+from app.errors import LeaseLost
+from app.jobs import lifecycle
+from app.jobs.lifecycle import Claim
+from app.jobs.models import EventType
+from worker.lease import Lease
+
+# Progress is for people: more often would only fill the table.
+PROGRESS_SECONDS = 0.5
+
+
+class Stopped(Exception):
+    """The handler ended early because its lease said so."""
+
+
+@dataclass
+class JobContext:
+    """One attempt of one job."""
+
+    claim: Claim
+    lease: Lease
+    folder: Path
+    _reported_at: float = field(default=0.0)
+
+    def check(self) -> None:
+        """Leave now if the job must stop.
+
+        Raises:
+            Stopped: it was canceled, is late, or the worker is stopping.
+            LeaseLost: the job is another worker's.
+        """
+        if self.lease.stop_reason == "lost":
+            raise LeaseLost(self.claim.job_id)
+        if self.lease.should_stop():
+            raise Stopped(self.lease.stop_reason)
+
+    def progress(
+        self,
+        fraction: float,
+        *,
+        stage: str | None = None,
+        step: int | None = None,
+        total_steps: int | None = None,
+        eta_s: float | None = None,
+    ) -> None:
+        """Report how far the job is (0..1); most calls in quick succession are dropped."""
+        now = time.monotonic()
+        if fraction < 1 and now - self._reported_at < PROGRESS_SECONDS:
+            return
+        self._reported_at = now
+        with transaction() as session:
+            lifecycle.report_progress(
+                session,
+                self.claim,
+                fraction=fraction,
+                step=step,
+                total_steps=total_steps,
+                stage=stage,
+                eta_s=eta_s,
+            )
+
+    def record(self, type_: EventType, payload: JsonObject) -> None:
+        """Append an event to the job's story."""
+        with transaction() as session:
+            lifecycle.record(session, self.claim, type_, payload)

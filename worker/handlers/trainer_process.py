@@ -1,0 +1,151 @@
+"""The trainer as a child process: started by accelerate, heard over a pipe, ended in good order.
+
+A crash, an out-of-memory or a hang of the trainer never takes the worker along, and the GPU is
+clean afterwards.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from app.database import JsonObject
+from app.settings import REPOSITORY
+
+# Sent as an event of its own type when the trainer's output has ended.
+EVENT_POLL_SECONDS = 0.2
+LOG_TAIL_CHARS = 2000
+STOPPED_EXIT_CODE = 75
+
+
+class TrainerProcess:
+    """A running trainer. Its standard input stays open: when this process dies, it ends too."""
+
+    def __init__(self, command: list[str], log_path: Path) -> None:
+        self._log_path = log_path
+        self._log = log_path.open("wb")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=REPOSITORY,
+            # Its own group, so that launcher and trainer are signalled together.
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert self._process.stdout is not None, "stdout is a pipe"
+        self._events: queue.Queue[JsonObject | None] = queue.Queue()
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stdout,), name="trainer-output", daemon=True
+        )
+        self._reader.start()
+
+    def events(self, on_wait: Callable[[], None]) -> Iterator[JsonObject]:
+        """Every event in order, until the output ends; `on_wait` is called while waiting."""
+        while True:
+            on_wait()
+            try:
+                event = self._events.get(timeout=EVENT_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if event is None:
+                return
+            yield event
+
+    def request_stop(self) -> None:
+        """Ask the trainer to save its state and leave."""
+        self._signal(signal.SIGTERM)
+
+    def wait(self, timeout_seconds: float) -> int:
+        """The exit code; a trainer that does not leave in time is killed."""
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
+    def kill(self) -> None:
+        """End the whole group at once."""
+        self._signal(signal.SIGKILL)
+
+    def log_tail(self) -> str:
+        """The end of what the trainer wrote beside its events, for the operators' log."""
+        self._log.flush()
+        text = self._log_path.read_text(errors="replace")
+        return text[-LOG_TAIL_CHARS:]
+
+    def close(self) -> None:
+        """Leave no process and no file open behind."""
+        if self._process.poll() is None:
+            self.kill()
+            self._process.wait()
+        # Launcher gone, the trainer itself might linger in the group.
+        self.kill()
+        self._reader.join(timeout=5)
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and "type" in event:
+                    self._events.put(event)
+        self._events.put(None)
+
+
+@contextmanager
+def trainer(
+    spec_path: Path,
+    output: Path,
+    cache: Path,
+    *,
+    state_every_seconds: float,
+    resume: bool,
+) -> Iterator[TrainerProcess]:
+    """Start the trainer on a spec; whatever happens, it is gone when the block ends."""
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes=1",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--module",
+        "worker.ml.training",
+        str(spec_path),
+        f"--output={output}",
+        f"--cache={cache}",
+        f"--state-every-seconds={state_every_seconds:g}",
+        "--stop-on-stdin-eof",
+    ]
+    if resume:
+        command.append("--resume")
+    output.mkdir(parents=True, exist_ok=True)
+    process = TrainerProcess(command, output.parent / "trainer.log")
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def give_up_after(seconds: float) -> Callable[[], bool]:
+    """A clock that says when so many seconds have passed."""
+    ends = time.monotonic() + seconds
+    return lambda: time.monotonic() >= ends

@@ -1,0 +1,294 @@
+"""Training: inputs down, the trainer as a child, its news into rows, its files up."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.database import JsonObject, new_id, transaction
+from app.errors import JobInputMissing, NotFound, TrainingFailed
+from app.jobs import events, lifecycle
+from app.loras import service as loras
+from app.settings import get_settings
+from app.storage import get_store
+from app.trainings.models import Checkpoint, Training, TrainingMetric
+from worker.handlers.context import JobContext
+from worker.handlers.models import base_model_entry, base_model_spec
+from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
+from worker.ml.lora_files.validate import inspect
+from worker.workspace import attempt_key, cache_folder
+
+log = logging.getLogger(__name__)
+
+# Latents and text embeddings under the hash of what they were made from, shared by all trainings.
+LATENT_CACHE = "training"
+SAMPLE_STEPS = 20
+
+
+@dataclass
+class _Run:
+    """What the trainer has told so far."""
+
+    context: JobContext
+    output: Path
+    samples: dict[int, list[JsonObject]] = field(default_factory=dict)
+    result: JsonObject | None = None
+    error: JsonObject | None = None
+
+
+def run(context: JobContext) -> Callable[[Session], None]:
+    """Train from the frozen spec, or from the newest state that an earlier attempt has saved."""
+    with transaction() as session:
+        training = session.get_one(Training, context.claim.job_id)
+        spec, state = dict(training.spec), training.state
+    spec_path = _write_spec(context, spec)
+    output = context.folder / "output"
+    output.mkdir()
+    if state is not None:
+        _fetch_state(state, output)
+    running = _Run(context, output)
+    settings = get_settings()
+    with trainer(
+        spec_path,
+        output,
+        cache_folder(LATENT_CACHE),
+        state_every_seconds=settings.training_state_seconds,
+        resume=state is not None,
+    ) as process:
+        _listen(running, process, settings.graceful_stop_seconds)
+        exit_code = process.wait(settings.graceful_stop_seconds)
+        context.check()
+        if running.error is not None:
+            raise TrainingFailed(
+                running.error["code"],
+                running.error["message"],
+                retryable=bool(running.error.get("retryable")),
+            )
+        if exit_code != 0 or running.result is None:
+            log.error("trainer ended with %s: %s", exit_code, process.log_tail())
+            raise TrainingFailed(
+                "trainer_crashed",
+                f"The trainer ended unexpectedly (exit code {exit_code})",
+                retryable=True,
+            )
+    return _publish(context, running.result)
+
+
+def _write_spec(context: JobContext, spec: JsonObject) -> Path:
+    """The frozen spec with local files in place of object keys."""
+    entry = base_model_entry(spec["base_model"])
+    folder = context.folder / "images"
+    folder.mkdir()
+    images = []
+    for number, image in enumerate(spec["images"]):
+        context.check()
+        path = folder / f"{number:05d}.{image['format']}"
+        try:
+            get_store().get_file(image["object_key"], path)
+        except NotFound as error:
+            raise JobInputMissing(f"The picture {image['image']} is gone") from error
+        images.append(
+            {
+                "path": str(path),
+                **{name: image[name] for name in ("sha256", "width", "height", "caption")},
+                "repeats": image["repeats"],
+            }
+        )
+        context.progress(0.0, stage="download", step=number + 1, total_steps=len(spec["images"]))
+    local = {
+        "format": spec["format"],
+        "name": spec["name"],
+        "trigger_word": spec["trigger_word"],
+        "params": spec["params"],
+        "base_model": {
+            **base_model_spec(entry).model_dump(),
+            "native_resolution": entry.native_resolution,
+        },
+        "images": images,
+        "sample_prompts": spec["sample_prompts"],
+        "sample_steps": min(SAMPLE_STEPS, entry.generation.steps),
+        "sample_guidance_scale": entry.generation.guidance_scale,
+        "metadata": {"lorawright_training": context.claim.job_id},
+    }
+    path = context.folder / "spec.json"
+    path.write_text(json.dumps(local))
+    return path
+
+
+def _listen(running: _Run, process: TrainerProcess, patience_seconds: float) -> None:
+    """Turn the trainer's events into rows until its output ends, passing on a stop."""
+    context = running.context
+    out_of_patience: Callable[[], bool] | None = None
+
+    def on_wait() -> None:
+        nonlocal out_of_patience
+        if context.lease.stop_reason == "lost":
+            process.kill()
+            context.check()
+        if context.lease.should_stop() and out_of_patience is None:
+            process.request_stop()
+            out_of_patience = give_up_after(patience_seconds)
+        if out_of_patience is not None and out_of_patience():
+            process.kill()
+
+    for event in process.events(on_wait):
+        handler = _EVENT_HANDLERS.get(event["type"])
+        if handler is not None:
+            handler(running, event)
+
+
+def _on_progress(running: _Run, event: JsonObject) -> None:
+    running.context.progress(
+        event["fraction"],
+        stage=event["stage"],
+        step=event["step"],
+        total_steps=event["total_steps"],
+        eta_s=event["eta_s"],
+    )
+
+
+def _on_metrics(running: _Run, event: JsonObject) -> None:
+    """One write a batch of steps; a resumed attempt writes the same steps again."""
+    claim = running.context.claim
+    names = [
+        column.name for column in TrainingMetric.__table__.columns if column.name != "training_id"
+    ]
+    rows = [
+        {"training_id": claim.job_id, **{name: row.get(name) for name in names}}
+        for row in event["rows"]
+    ]
+    if not rows:
+        return
+    statement = insert(TrainingMetric).values(rows)
+    with transaction() as session:
+        lifecycle.hold(session, claim)
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["training_id", "step"],
+                set_={name: statement.excluded[name] for name in names if name != "step"},
+            )
+        )
+        events.append(session, claim.job_id, "metrics", {"metrics": event["rows"]})
+
+
+def _on_log(running: _Run, event: JsonObject) -> None:
+    running.context.record("log", {"level": event["level"], "message": event["message"]})
+
+
+def _on_sample(running: _Run, event: JsonObject) -> None:
+    path = Path(event["path"])
+    key = attempt_key(running.context.claim, f"samples/{path.name}")
+    get_store().put_file(key, path, "image/png")
+    sample = {"prompt": event["prompt"], "seed": event["seed"], "object_key": key}
+    running.samples.setdefault(event["step"], []).append(sample)
+    running.context.record(
+        "sample",
+        {name: event[name] for name in ("step", "epoch", "prompt", "seed")},
+    )
+
+
+def _on_checkpoint(running: _Run, event: JsonObject) -> None:
+    """Keep a LoRA file: stored first, then visible by a row, under the fence."""
+    claim = running.context.claim
+    step = event["step"]
+    key = attempt_key(claim, f"checkpoints/{step:08d}.safetensors")
+    get_store().put_file(key, Path(event["path"]), "application/octet-stream")
+    values: dict[str, Any] = {
+        "epoch": event["epoch"],
+        "validation_loss": event["validation_loss"],
+        "object_key": key,
+        "sha256": event["sha256"],
+        "bytes": event["bytes"],
+        "file_metadata": event["file_metadata"],
+        "samples": running.samples.get(step, []),
+    }
+    with transaction() as session:
+        lifecycle.hold(session, claim)
+        session.execute(
+            insert(Checkpoint)
+            .values(
+                id=new_id("ckpt"), training_id=claim.job_id, step=step, recommended=False, **values
+            )
+            .on_conflict_do_update(index_elements=["training_id", "step"], set_=values)
+        )
+        payload = {name: event[name] for name in ("step", "epoch", "validation_loss", "sha256")}
+        events.append(session, claim.job_id, "checkpoint", payload)
+
+
+def _on_state(running: _Run, event: JsonObject) -> None:
+    """Keep a state that another worker can go on from; the one before it is then removed."""
+    claim = running.context.claim
+    folder = Path(event["path"])
+    files: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            relative = str(path.relative_to(running.output))
+            files[relative] = attempt_key(claim, f"state/{relative}")
+            get_store().put_file(files[relative], path, "application/octet-stream")
+    with transaction() as session:
+        lifecycle.hold(session, claim)
+        row = session.get_one(Training, claim.job_id)
+        before, row.state = row.state, {"step": event["step"], "files": files}
+    if before is not None:
+        get_store().delete(set(before["files"].values()) - set(files.values()))
+
+
+def _on_result(running: _Run, event: JsonObject) -> None:
+    running.result = event
+
+
+def _on_error(running: _Run, event: JsonObject) -> None:
+    running.error = event
+
+
+_EVENT_HANDLERS: dict[str, Callable[[_Run, JsonObject], None]] = {
+    "progress": _on_progress,
+    "metrics": _on_metrics,
+    "log": _on_log,
+    "sample": _on_sample,
+    "checkpoint": _on_checkpoint,
+    "state": _on_state,
+    "result": _on_result,
+    "error": _on_error,
+}
+
+
+def _fetch_state(state: JsonObject, output: Path) -> None:
+    """Lay a saved state out as the trainer left it."""
+    for relative, key in state["files"].items():
+        target = output / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            get_store().get_file(key, target)
+        except NotFound as error:
+            raise JobInputMissing(f"A file of the state at step {state['step']} is gone") from error
+
+
+def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], None]:
+    """Read the recommended checkpoint back from storage, and make it a LoRA."""
+    job_id = context.claim.job_id
+    recommended = Checkpoint.training_id == job_id, Checkpoint.step == result["recommended_step"]
+    with transaction() as session:
+        checkpoint = session.scalars(select(Checkpoint).where(*recommended)).one()
+    stored = context.folder / "stored.safetensors"
+    get_store().get_file(checkpoint.object_key, stored)
+    if inspect(stored).sha256 != checkpoint.sha256:
+        raise TrainingFailed(
+            "storage_corrupt",
+            f"{checkpoint.id} reads back from storage with another hash",
+            retryable=True,
+        )
+
+    def publish(session: Session) -> None:
+        session.execute(update(Checkpoint).where(*recommended).values(recommended=True))
+        row = session.scalars(select(Checkpoint).where(*recommended)).one()
+        training = session.get_one(Training, job_id)
+        loras.publish(session, context.claim.account_id, training, row)
+
+    return publish

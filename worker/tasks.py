@@ -1,0 +1,37 @@
+"""The Celery tasks: one doorbell for all queues, and the sweep."""
+
+import logging
+
+from app.broker import SWEEP_TASK, WORK_TASK, celery_app, wake
+from app.database import transaction
+from app.jobs import lifecycle
+from worker.drain import is_draining
+from worker.runner import run_next
+
+log = logging.getLogger(__name__)
+
+
+@celery_app.task(name=WORK_TASK)
+def work(queue: str) -> None:
+    """Run one job of the queue, then ring again if more are waiting."""
+    if is_draining():
+        return
+    if run_next(queue) and not is_draining():
+        with transaction() as session:
+            more = queue in lifecycle.waiting_queues(session)
+        if more:
+            wake(queue)
+
+
+@celery_app.task(name=SWEEP_TASK)
+def sweep() -> None:
+    """Return lost jobs, end those past their deadline, and wake every queue that has work."""
+    with transaction() as session:
+        lost = lifecycle.sweep_expired_leases(session)
+        lifecycle.sweep_deadlines(session)
+    if lost:
+        log.warning("returned the jobs of lost workers: %s", lost)
+    with transaction() as session:
+        waiting = lifecycle.waiting_queues(session)
+    for queue in waiting:
+        wake(queue)
