@@ -57,8 +57,7 @@ def generate(
 
     Raises:
         Stopped: `should_stop` said so; it is asked before and after each step.
-        SchedulerUnknown, PromptInvalid, StrengthTooLow, InitImageInvalid: the spec is unusable.
-        LoraMatchesNothing, LoraShapeMismatch, LoraHashMismatch, LoraFileError: a LoRA is.
+        InferenceError: the spec or one of its LoRAs is unusable; `code` says how.
     """
 
     def stop_if_asked() -> None:
