@@ -14,7 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from worker.ml.inference.errors import LoraHashMismatch, LoraMatchesNothing, LoraShapeMismatch
+from worker.ml.inference.errors import (
+    LoraHashMismatch,
+    LoraMatchesNothing,
+    LoraShapeMismatch,
+    LoraUnreadable,
+)
+from worker.ml.lora_files.errors import LoraFileError
 from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import Lora, LoraModule
 from worker.ml.lora_files.read import read_lora
@@ -91,14 +97,18 @@ class AdapterBank:
 
         Raises:
             LoraHashMismatch: the file's sha256 is another.
-            LoraShapeMismatch, LoraFileError: see `put` and `read_lora`.
+            LoraUnreadable: `read_lora` refuses it.
+            LoraShapeMismatch: see `put`.
         """
         if sha256 not in self._kept:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256:
                 raise LoraHashMismatch(f"expected a LoRA file of sha256 {sha256}, found {found}")
-            lora, unmatched = read_lora(path, self._index)
+            try:
+                lora, unmatched = read_lora(path, self._index)
+            except LoraFileError as error:
+                raise LoraUnreadable(error.code, str(error)) from error
             return self.put(sha256, lora, unmatched)
         self._kept.move_to_end(sha256)
         return self._kept[sha256]

@@ -7,6 +7,26 @@ class InferenceError(Exception):
     code = "generation_failed"
 
 
+class SchedulerUnknown(InferenceError):
+    """No scheduler has this name."""
+
+    code = "scheduler_unknown"
+
+
+class PromptInvalid(InferenceError):
+    """A weight in the prompt cannot be used."""
+
+    code = "prompt_invalid"
+
+
+class LoraUnreadable(InferenceError):
+    """A LoRA's file is refused by its reader, whose code this carries."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
 class LoraMatchesNothing(InferenceError):
     """A LoRA has no module in common with the base model: it would change nothing."""
 

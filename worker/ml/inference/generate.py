@@ -57,8 +57,7 @@ def generate(
 
     Raises:
         Stopped: `should_stop` said so; it is asked before and after each step.
-        SchedulerUnknown, PromptInvalid, StrengthTooLow, InitImageInvalid: the spec is unusable.
-        LoraMatchesNothing, LoraShapeMismatch, LoraHashMismatch, LoraFileError: a LoRA is.
+        InferenceError: the spec or one of its LoRAs is unusable; `code` says how.
     """
 
     def stop_if_asked() -> None:
@@ -93,7 +92,7 @@ def generate(
         ) -> dict[str, Any]:
             # Second-order schedulers call twice a step; the share of calls is the same.
             done = (drawn + count * (step + 1) / pipeline.num_timesteps) / len(spec.seeds)
-            on_progress(done, int(done * total), total)
+            on_progress(done, round(done * total), total)
             stop_if_asked()
             return {}
 

@@ -17,17 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.ml.inference.errors import PromptInvalid
+
 _WEIGHT = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
 _MAX_WEIGHT = 10.0
 
 # A token id and its weight.
 Token = tuple[int, float]
-
-
-class PromptInvalid(ValueError):
-    """A weight in the prompt cannot be used."""
-
-    code = "prompt_invalid"
 
 
 @dataclass(frozen=True)

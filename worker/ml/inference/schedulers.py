@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from worker.ml.inference.errors import SchedulerUnknown
+
 # name: (diffusers module, class, what differs from the base's configuration).
 _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "euler": ("euler_discrete", "EulerDiscreteScheduler", {}),
@@ -42,12 +44,6 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 SCHEDULERS = tuple(_RECIPES)
-
-
-class SchedulerUnknown(ValueError):
-    """No scheduler has this name."""
-
-    code = "scheduler_unknown"
 
 
 def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:

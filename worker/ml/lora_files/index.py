@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from worker.ml.lora_files.names import UnetShape, kohya_prefix
+from worker.ml.lora_files.names import PREFIXES, UnetShape, kohya_prefix
 from worker.ml.lora_files.targets import adaptable_modules
 
-_KOHYA_COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 # Attention processors of older diffusers carried the pairs under names of their own.
 _PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)$")
 
@@ -17,22 +16,19 @@ class LoraIndex:
     """Canonical paths of one base model's modules, by every name that is understood."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        """Walk a base model's networks, by their name in the pipeline.
-
-        The UNet's modules are known by SGM's names as well, which sd-scripts writes.
-        """
-        paths = list(adaptable_modules(networks))
-        self._by_name = {path: path for path in paths}
-        if "unet" in networks:
-            shape = UnetShape.of(networks["unet"].config)
-            self._by_name |= {
-                kohya_prefix(path, shape): path for path in paths if path.startswith("unet.")
-            }
-        for short, component in _KOHYA_COMPONENTS.items():
-            for path in paths:
-                own, _, rest = path.partition(".")
-                if own == component:
-                    self._by_name[f"lora_{short}_{rest}".replace(".", "_")] = path
+        """Walk a base model's networks, by their name in the pipeline."""
+        self._by_name: dict[str, str] = {}
+        unet = networks.get("unet")
+        shape = None if unet is None else UnetShape.of(getattr(unet, "config"))  # noqa: B009
+        for path in adaptable_modules(networks):
+            component, _, name = path.partition(".")
+            self._by_name[path] = path
+            # Kohya writes the original's block names; other programs diffusers', or leave out
+            # the level that newer transformers has not.
+            for written in (name, name.removeprefix("text_model.")):
+                self._by_name[f"{PREFIXES[component]}_{written}".replace(".", "_")] = path
+            if component == "unet" and shape is not None:
+                self._by_name[kohya_prefix(path, shape)] = path
 
     def find(self, name: str) -> str | None:
         """The canonical path of the module a file calls `name`; None when the base has none."""

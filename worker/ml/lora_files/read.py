@@ -48,7 +48,8 @@ def read_pairs(path: Path, limits: HeaderLimits | None = None) -> tuple[Pairs, d
     """
     header = read_header(path, limits)
     try:
-        tensors = load_file(path)
+        # Copies: the loader maps the file, and a mapped file that is cut short kills the process.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise LoraFileInvalid(f"not a sound safetensors file: {error}") from error
     return sort_pairs(tensors, header.metadata), header.metadata

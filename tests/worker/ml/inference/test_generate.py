@@ -4,11 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from worker.ml.inference.errors import InitImageInvalid, Stopped, StrengthTooLow
+from worker.ml.base_models.device import DevicePolicy
+from worker.ml.inference.errors import (
+    InferenceError,
+    InitImageInvalid,
+    SchedulerUnknown,
+    Stopped,
+    StrengthTooLow,
+)
 from worker.ml.inference.generate import generate
-from worker.ml.inference.schedulers import SchedulerUnknown
+from worker.ml.inference.pipelines import open_pipeline
 
 
 def draw(handle, spec):
@@ -20,8 +28,6 @@ def pixels(image):
 
 
 def test_a_prompt_gives_what_diffusers_gives_for_the_same_seed(handle, make_spec):
-    import torch
-
     spec = make_spec(seeds=(42,))
     ours = draw(handle, spec).images[0]
     theirs = handle.pipeline(
@@ -134,3 +140,32 @@ def test_unusable_init_images_are_refused(handle, make_spec, tmp_path):
         draw(handle, make_spec(init_image=str(path)))
     with pytest.raises(StrengthTooLow, match=r"0\.1 of 6 steps"):
         draw(handle, make_spec(init_image=str(path), strength=0.1))
+
+
+def test_a_broken_lora_ends_the_generation_with_its_readers_code(
+    handle, make_spec, make_lora, save_lora
+):
+    lora = make_lora(1)
+    next(iter(lora.modules.values())).up[0, 0] = float("nan")
+    with pytest.raises(InferenceError) as refused:
+        draw(handle, make_spec(loras=(save_lora(lora),)))
+    assert refused.value.code == "lora_not_finite"
+
+
+@pytest.mark.parametrize("vae_dtype", [torch.float32, torch.bfloat16])
+def test_the_formats_of_a_gpu_draw_nearly_the_same(
+    handle, base_spec, make_spec, make_lora, save_lora, tmp_path, vae_dtype
+):
+    """What CUDA computes in, tried on the CPU: every hand-over from one format to another."""
+    low = open_pipeline(base_spec, DevicePolicy(torch.device("cpu"), torch.bfloat16, vae_dtype))
+    path = tmp_path / "init.png"
+    draw(handle, make_spec(prompt="a blue car")).images[0].image.save(path)
+    lora = save_lora(make_lora(1), 0.5)
+    for change in (
+        {"prompt": "a (red:1.3) apple", "negative_prompt": "blue"},
+        {"scheduler": "euler_a", "loras": (lora,)},
+        {"init_image": str(path), "strength": 0.5},
+    ):
+        spec = make_spec(**change)
+        found, expected = (pixels(draw(h, spec).images[0]) for h in (low, handle))
+        assert abs(found - expected).mean() < 4, change

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worker.ml.inference.prompts import PromptInvalid, encode_prompts, parse_prompt
+from worker.ml.inference.errors import PromptInvalid
+from worker.ml.inference.prompts import encode_prompts, parse_prompt
 
 
 @pytest.mark.parametrize(

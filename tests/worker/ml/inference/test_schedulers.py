@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from app.generations import schedulers as offered
+from worker.ml.inference.errors import SchedulerUnknown
 from worker.ml.inference.generate import generate
-from worker.ml.inference.schedulers import SCHEDULERS, SchedulerUnknown, make_scheduler
+from worker.ml.inference.schedulers import SCHEDULERS, make_scheduler
 
 
 def test_the_api_offers_exactly_the_schedulers_there_are():

@@ -51,9 +51,18 @@ def kohya(path):
     return f"lora_{short}_{rest.replace('.', '_')}"
 
 
+def kohya_of_the_original(path):
+    """As kohya's trainer writes it: block names of SDXL's original code."""
+    return {
+        TO_K: "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k",
+        TO_OUT: "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_out_0",
+    }.get(path, kohya(path))
+
+
 NAME = kohya(TO_K)
 LAYOUTS = {
-    "kohya": (kohya, "lora_down", "lora_up"),
+    "kohya": (kohya_of_the_original, "lora_down", "lora_up"),
+    "kohya-diffusers-names": (kohya, "lora_down", "lora_up"),
     "diffusers": (lambda path: path, "lora_A", "lora_B"),
     "diffusers-older": (lambda path: path, "lora.down", "lora.up"),
     "peft": (lambda path: f"base_model.model.{path}", "lora_A", "lora_B"),
@@ -136,6 +145,15 @@ def test_what_the_installed_diffusers_saves_is_read(index, tmp_path):
     module = lora.modules[TO_K]
     assert torch.equal(module.up, adapted.lora_B["default"].weight)
     assert module.scale == adapted.scaling["default"] == 0.5
+
+
+def test_a_lora_does_not_change_with_its_file(index, tmp_path):
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(good_bytes())
+    module = read_lora(file, index)[0].modules[TO_K]
+    before = module.down.clone()
+    file.write_bytes(b"")
+    assert torch.equal(module.down, before)
 
 
 def test_names_the_base_does_not_have_are_reported(index, tmp_path):
