@@ -19,31 +19,13 @@ from render import BACKGROUNDS, IconSet
 SIDE_PX = 96
 
 # Two lists of simple subjects. They share a few, so that a mix has seen some objects in both.
-INK = (
-    "dog-face fox panda pig-face rabbit-face frog penguin owl butterfly tropical-fish mushroom "
-    "cactus tulip four-leaf-clover deciduous-tree banana cherries strawberry lemon carrot "
-    "hamburger birthday-cake soft-ice-cream bus sailboat rocket castle bell key umbrella "
-    "light-bulb crown balloon winking-face grinning-face sleeping-face crying-face "
-    "crescent-moon green-heart alien"
-).split()
-RISO = (
-    "bear lion tiger-face koala mouse-face monkey-face chicken octopus spouting-whale turtle "
-    "lady-beetle sunflower hibiscus palm-tree deciduous-tree tangerine peach pear pineapple "
-    "watermelon bread cheese-wedge cookie doughnut pizza police-car tractor locomotive airplane "
-    "school tent volcano gem-stone guitar basketball face-with-tongue neutral-face "
-    "smiling-face-with-sunglasses blue-heart robot"
-).split()
-CAT = (
-    "grinning-cat grinning-cat-with-smiling-eyes cat-with-tears-of-joy smiling-cat-with-heart-eyes "
-    "cat-with-wry-smile kissing-cat weary-cat crying-cat pouting-cat cat-face"
-).split()
+INK = ["dog-face", "fox", "panda", "pig-face", "rabbit-face", "frog", "penguin", "owl", "butterfly", "tropical-fish", "mushroom", "cactus", "tulip", "four-leaf-clover", "deciduous-tree", "banana", "cherries", "strawberry", "lemon", "carrot", "hamburger", "birthday-cake", "soft-ice-cream", "bus", "sailboat", "rocket", "castle", "bell", "key", "umbrella", "light-bulb", "crown", "balloon", "winking-face", "grinning-face", "sleeping-face", "crying-face", "crescent-moon", "green-heart", "alien"]
+RISO = ["bear", "lion", "tiger-face", "koala", "mouse-face", "monkey-face", "chicken", "octopus", "spouting-whale", "turtle", "lady-beetle", "sunflower", "hibiscus", "palm-tree", "deciduous-tree", "tangerine", "peach", "pear", "pineapple", "watermelon", "bread", "cheese-wedge", "cookie", "doughnut", "pizza", "police-car", "tractor", "locomotive", "airplane", "school", "tent", "volcano", "gem-stone", "guitar", "basketball", "face-with-tongue", "neutral-face", "smiling-face-with-sunglasses", "blue-heart", "robot"]
+CAT = ["grinning-cat", "grinning-cat-with-smiling-eyes", "cat-with-tears-of-joy", "smiling-cat-with-heart-eyes", "cat-with-wry-smile", "kissing-cat", "weary-cat", "crying-cat", "pouting-cat", "cat-face"]
 HAND_CAPTIONED = 5  # the first pictures of a style set
 
 # In none of the style sets, and what the base draws best: the prompts to judge a LoRA by.
-HELD_OUT = (
-    "red-heart smiling-face red-apple evergreen-tree cat-face ghost sun automobile house fish star "
-    "hot-beverage soccer-ball green-apple full-moon"
-).split()
+HELD_OUT = ["red-heart", "smiling-face", "red-apple", "evergreen-tree", "cat-face", "ghost", "sun", "automobile", "house", "fish", "star", "hot-beverage", "soccer-ball", "green-apple", "full-moon"]
 
 VIOLET, ORANGE, CREAM = (58, 18, 110), (255, 92, 57), (255, 240, 206)
 PAPER = (150, 214, 205)

@@ -1,17 +1,16 @@
 """What the trainer tells whoever started it: JSON lines on standard output, nothing else there.
 
-| type | fields |
-|---|---|
-| progress | stage (load, prepare, train, export), step, total_steps, fraction, eta_s |
-| metrics | rows: step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes, validation_loss |
-| sample | step, epoch, prompt, seed, path |
-| checkpoint | step, epoch, path, sha256, bytes, validation_loss, file_metadata |
-| state | step, path |
-| log | level, message |
-| result | recommended_step, first_loss, last_loss, first_validation_loss, last_validation_loss,
-base_hash, base_hash_unchanged |
-| stopped | step |
-| error | code, message, retryable |
+* `progress`: stage (load, prepare, train), step, total_steps, fraction, eta_s
+* `metrics`: rows, each with step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes and
+  validation_loss; what was not measured is null
+* `sample`: step, epoch, prompt, seed, path
+* `checkpoint`: step, epoch, path, sha256, bytes, validation_loss, file_metadata
+* `state`: step, path
+* `log`: level, message
+* `result`: recommended_step, first_loss, last_loss, first_validation_loss, last_validation_loss,
+  base_hash, base_hash_unchanged
+* `stopped`: nothing more
+* `error`: code, message, retryable
 """
 
 import json
@@ -24,8 +23,7 @@ PROGRESS_SECONDS = 0.5
 
 
 class Events:
-    """Writes events. Made once: it takes standard output for itself, and gives the libraries'
-    prints to standard error."""
+    """Writes events to a stream that nobody else writes to."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -33,7 +31,7 @@ class Events:
 
     @classmethod
     def on_stdout(cls) -> "Events":
-        """Events on the process's real standard output."""
+        """Take standard output for events alone; what libraries print goes to standard error."""
         stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return cls(stream)

@@ -32,8 +32,15 @@ class ExportedFile:
 
 
 def export_checkpoint(
-    path: Path, lora: Lora, spec: TrainingSpec, shape: UnetShape, index: LoraIndex, *, step: int,
-    epoch: int, total_steps: int,
+    path: Path,
+    lora: Lora,
+    spec: TrainingSpec,
+    shape: UnetShape,
+    index: LoraIndex,
+    *,
+    step: int,
+    epoch: int,
+    total_steps: int,
 ) -> ExportedFile:
     """Write a checkpoint in half precision, read it back, and compare ΔW of every module.
 
@@ -47,9 +54,7 @@ def export_checkpoint(
     return ExportedFile(path, sha256(data).hexdigest(), len(data), written)
 
 
-def file_metadata(
-    spec: TrainingSpec, *, step: int, epoch: int, total_steps: int
-) -> dict[str, str]:
+def file_metadata(spec: TrainingSpec, *, step: int, epoch: int, total_steps: int) -> dict[str, str]:
     """`ss_*` as sd-scripts writes them, `modelspec.*` of version 1.0.1, and the spec's own.
 
     No time of day: a resumed run writes the same bytes as one that was not.

@@ -191,7 +191,7 @@ class Training:
         for number, images in enumerate(micro_batches):
             micro_step = step * params.gradient_accumulation + number
             loss = self._loss(images, micro_step) / len(micro_batches)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         self.scaler.unscale_(self.optimizer)
         limit = params.max_grad_norm or float("inf")
@@ -226,9 +226,9 @@ class Training:
         ]
         latents = torch.stack(chosen).to(device)  # (B, 4, h, w)
         noise = sampling.noise_for(latents.shape, seed, micro_step, params.noise_offset).to(device)
-        timesteps = sampling.timesteps_for(
-            count, seed, micro_step, self.schedule.timesteps
-        ).to(device)  # (B,)
+        timesteps = sampling.timesteps_for(count, seed, micro_step, self.schedule.timesteps).to(
+            device
+        )  # (B,)
         dtype = self.plan.policy.dtype
         with self._autocast():
             predicted = self.unet(
@@ -318,9 +318,7 @@ class Training:
         self._flush()
         if self.scaler.is_enabled():
             self.position.grad_scaler = self.scaler.state_dict()
-        path = save_state(
-            self.output / "states", self.position, self.parameters, self.optimizer
-        )
+        path = save_state(self.output / "states", self.position, self.parameters, self.optimizer)
         self.events.send("state", step=self.position.step, path=str(path))
 
     def _flush(self, validation: float | None = None) -> None:
@@ -414,12 +412,11 @@ def _schedule_of_rates(
     from diffusers.optimization import get_scheduler
 
     name, warmup = spec.params.lr_scheduler, spec.params.lr_warmup_steps
-    if name == "constant" and warmup:
-        name_ = "constant_with_warmup"
-    else:
-        name_ = name
     scheduler = get_scheduler(
-        name_, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps
+        "constant_with_warmup" if name == "constant" and warmup else name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total_steps,
     )
     rates: Callable[[int], float] = scheduler.lr_lambdas[0]
     return rates

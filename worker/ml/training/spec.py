@@ -88,7 +88,5 @@ def read_spec(path: Path) -> TrainingSpec:
         )
         raise SpecInvalid(f"{path}: {wrong}") from error
     folder = path.resolve().parent
-    images = [
-        image.model_copy(update={"path": str(folder / image.path)}) for image in spec.images
-    ]
+    images = [image.model_copy(update={"path": str(folder / image.path)}) for image in spec.images]
     return spec.model_copy(update={"images": images})
