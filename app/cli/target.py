@@ -21,6 +21,10 @@ def connect(url: str | None, key: str | None, data_dir: Path) -> Client:
                 f"No stack is running on {data_dir}: start one with `lorawright up`, "
                 "or name a server with --url or LORAWRIGHT_URL"
             )
+        if not state.ready:
+            raise CommandError(
+                f"The stack on {data_dir} is starting or stopping; try again in a moment"
+            )
         url = state.url
     key = key or (state.api_key if state is not None else None)
     if key is None:

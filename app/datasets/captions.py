@@ -20,13 +20,12 @@ def check_template(template: str) -> str:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise _invalid(f"{template!r} is not a template: {error}") from error
+        raise _invalid(f"the template {template!r} is malformed: {error}") from error
     for _, name, spec, conversion in parts:
-        if name is None:
-            continue
-        if name not in FIELDS or spec or conversion:
+        if name is not None and (name not in FIELDS or spec or conversion):
+            written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise _invalid(
-                f"{{{name}}} is not a field; there are {{trigger}}, {{caption}}, {{suffix}}"
+                f"{{{written}}} is not a field; there are {{trigger}}, {{caption}}, {{suffix}}"
             )
     return template
 

@@ -51,8 +51,8 @@ def thumbnail(path: Path) -> bytes:
 def _has_transparency(image: Image.Image) -> bool:
     if "A" not in image.getbands() and "transparency" not in image.info:
         return False
-    extremes = image.convert("RGBA").getchannel("A").getextrema()
-    return bool(extremes[0] < 255)
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    return bool(alpha.min() < 255)
 
 
 def _laplacian_variance(luminance: "np.ndarray[Any, np.dtype[np.float32]]") -> float:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.errors import CommandError
 from app.cli.options import DataDir
 
 if TYPE_CHECKING:
@@ -37,17 +38,9 @@ class Style:
 INK = Style("ink", "ink-style", "inkstyle", 140)
 RISO = Style("riso", "riso-style", "risostyle", 140)
 STYLES = (INK, RISO)
-# Not among the pictures of either dataset.
-SUBJECTS = (
-    "red apple",
-    "cat face",
-    "smiling face",
-    "tree",
-    "house",
-    "fish",
-    "red heart",
-    "hot beverage",
-)
+# Subjects that are in neither dataset, and how many of them the sheet shows.
+PROMPTS_FILE = "holdout_prompts.json"
+COLUMNS = 8
 SEED = 20
 # Weights of (ink, riso) in each row.
 ROWS = ((0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.7))
@@ -59,6 +52,7 @@ class Report:
 
     seconds: dict[str, float] = field(default_factory=dict)
     styles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    subjects: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -84,6 +78,11 @@ def demo(
     from app.cli.steps import Caller
     from app.cli.target import connect
 
+    if not (examples / PROMPTS_FILE).exists():
+        raise CommandError(
+            f"{examples} has no example datasets; run this where Lorawright's source is, "
+            "or name their folder with --examples"
+        )
     console = Console(highlight=False)
     report = Report()
     output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +93,7 @@ def demo(
             for style in STYLES:
                 _learn(caller, style, examples, output, report)
             with report.timed("generate"):
-                _draw(caller, output, report)
+                _draw(caller, held_out_subjects(examples), output, report)
             base = client.url
         report.seconds["total"] = round(time.monotonic() - began, 2)
         _write_report(output, base, report)
@@ -188,17 +187,23 @@ def _learn(caller: "Caller", style: Style, examples: Path, output: Path, report:
     }
 
 
-def _draw(caller: "Caller", output: Path, report: Report) -> None:
+def held_out_subjects(examples: Path) -> list[str]:
+    """What to draw: names that no example picture has."""
+    prompts: list[str] = json.loads((examples / PROMPTS_FILE).read_text())["prompts"]
+    return prompts[:COLUMNS]
+
+
+def _draw(caller: "Caller", subjects: list[str], output: Path, report: Report) -> None:
     """Generate every row and lay the sheet out."""
     from app.cli.sheet import SheetRow, draw_sheet
 
     client, progress = caller.client, caller.progress
     # All are submitted first, so that the worker never waits for us.
     generations = [
-        [client.post("/generations", _request(subject, weights, report)) for subject in SUBJECTS]
+        [client.post("/generations", _request(subject, weights, report)) for subject in subjects]
         for weights in ROWS
     ]
-    total, done = len(ROWS) * len(SUBJECTS), 0
+    total, done = len(ROWS) * len(subjects), 0
     rows: list[SheetRow] = []
     with tempfile.TemporaryDirectory() as scratch:
         for weights, row in zip(ROWS, generations, strict=True):
@@ -214,8 +219,9 @@ def _draw(caller: "Caller", output: Path, report: Report) -> None:
             report.rows.append(
                 {"label": _label(weights), "generations": [job["id"] for job in row]}
             )
+        report.subjects = subjects
         title = f"The same prompts and seed in every row: {prompt_for('…')}"
-        draw_sheet(title, SUBJECTS, rows).save(output / "sheet.png")
+        draw_sheet(title, subjects, rows).save(output / "sheet.png")
 
 
 def prompt_for(subject: str) -> str:
@@ -248,7 +254,7 @@ def _write_report(output: Path, url: str, report: Report) -> None:
         "url": url,
         "seconds": report.seconds,
         "styles": report.styles,
-        "subjects": SUBJECTS,
+        "subjects": report.subjects,
         "seed": SEED,
         "rows": report.rows,
     }

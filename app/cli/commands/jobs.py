@@ -8,6 +8,8 @@ import typer
 
 from app.cli.options import DataDir, Key, Url
 
+COLUMNS = ("id", "kind", "status", "progress", "created", "note")
+
 
 def jobs(
     status: Annotated[
@@ -24,21 +26,34 @@ def jobs(
 
     from app.cli.target import connect
 
-    table = Table("id", "kind", "status", "progress", "created", "note", box=None)
     with connect(url, key, data_dir) as client:
         wanted = {"status": status} if status is not None else {}
-        for job in islice(client.every("/jobs", **wanted), limit):
-            table.add_row(
-                job["id"],
-                job["object"],
-                job["status"],
-                f"{job['progress']['fraction']:.0%}",
-                job["created_at"][:19].replace("T", " "),
-                _note(job),
-            )
+        rows = [_row(job) for job in islice(client.every("/jobs", **wanted), limit)]
     console = Console(highlight=False)
-    # Ids must stay whole where the output is piped into another program.
-    console.print(table if table.row_count else "No jobs.", soft_wrap=not console.is_terminal)
+    if not rows:
+        console.print("No jobs.")
+    elif console.is_terminal:
+        table = Table(*COLUMNS, box=None)
+        for column in table.columns[:-1]:
+            column.no_wrap = True
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        # One line a job, parted by tabs, for other programs.
+        for row in rows:
+            console.print("\t".join(row), markup=False, soft_wrap=True)
+
+
+def _row(job: dict[str, Any]) -> list[str]:
+    return [
+        job["id"],
+        job["object"],
+        job["status"],
+        f"{job['progress']['fraction']:.0%}",
+        job["created_at"][:19].replace("T", " "),
+        _note(job),
+    ]
 
 
 def _note(job: dict[str, Any]) -> str:

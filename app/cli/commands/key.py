@@ -47,5 +47,5 @@ def create(
     except NotFound as error:
         raise CommandError(error.detail) from error
     console = Console(highlight=False)
-    console.print(f"account {owner}, scopes {', '.join(scopes)}")
+    console.print(f"account {owner}, scopes {', '.join(scopes)}", soft_wrap=True)
     console.print(secret, markup=False, soft_wrap=True)

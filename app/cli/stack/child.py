@@ -51,6 +51,7 @@ class Child:
     spec: ChildSpec
     log_path: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _asked: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
@@ -72,6 +73,7 @@ class Child:
         """Start it without waiting. The calling thread must outlive it: the leash is tied to it."""
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_ROTATE_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        self._asked = False
         user = "-" if self.spec.user is None else "{}:{}".format(*self.spec.user)
         death_signal = str(int(self.spec.stop_signal))
         with self.log_path.open("ab") as log:
@@ -123,8 +125,10 @@ class Child:
         return self.failure(f"ended with status {self._status()}")
 
     def ask_to_stop(self) -> None:
-        """Send the stop signal without waiting."""
-        if self._process is not None and self._process.poll() is None:
+        """Send the stop signal, once, without waiting."""
+        # A second one would tell some servers to hurry.
+        if self._process is not None and not self._asked and self._process.poll() is None:
+            self._asked = True
             self._process.send_signal(self.spec.stop_signal)
 
     def kill(self) -> None:

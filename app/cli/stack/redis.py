@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.cli.stack.child import Child, ChildSpec
 from app.cli.stack.errors import ServerMissing
@@ -53,7 +55,10 @@ def redis_url(port: int, password: str) -> str:
 
 def _answers(port: int, password: str) -> bool:
     try:
-        with redis.Redis.from_url(redis_url(port, password), socket_connect_timeout=2) as client:
+        # One try: the client's own retries would only delay the answer.
+        with redis.Redis.from_url(
+            redis_url(port, password), socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+        ) as client:
             return bool(client.ping())
     except redis.RedisError:
         # Refused, or still loading its data.

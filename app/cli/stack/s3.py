@@ -36,7 +36,8 @@ def s3_child(folder: Path, port: int, settings: Settings, log_path: Path) -> Chi
                 *["--no-access-log", "--gc-abandoned-uploads"],
             ],
             environment={
-                "PATH": os.defpath,
+                # What this Python needs to find its packages, but no settings meant for another.
+                **{name: value for name, value in os.environ.items() if name[:6] != "NANIO_"},
                 "NANIO_ACCESS_KEY": settings.s3_access_key_id or "",
                 "NANIO_SECRET_KEY": secret.get_secret_value() if secret else "",
             },

@@ -148,7 +148,7 @@ class EmbeddedServers:
 
     def environment(self) -> dict[str, str]:
         """The LORAWRIGHT_* variables by which any process of the service finds these servers."""
-        variables = {"LORAWRIGHT_WORK_DIR": str(self.data_dir / "work")}
+        variables: dict[str, str] = {}
         if DATABASE_URL not in self._provided:
             variables[DATABASE_URL] = postgres.database_url(
                 self._port("postgres"), self.state.secrets.postgres_password
@@ -161,7 +161,8 @@ class EmbeddedServers:
             variables[S3_ENDPOINT_URL] = s3.s3_endpoint_url(self._port("s3"))
             variables["LORAWRIGHT_S3_ACCESS_KEY_ID"] = self.state.secrets.s3_access_key_id
             variables["LORAWRIGHT_S3_SECRET_ACCESS_KEY"] = self.state.secrets.s3_secret_access_key
-        return self._provided | variables
+        work_dir = {"LORAWRIGHT_WORK_DIR": str(self.data_dir / "work")}
+        return work_dir | self._provided | variables
 
     def settings(self) -> Settings:
         """The same as a `Settings`, for code that runs in this process."""

@@ -10,11 +10,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from app.cli.stack.errors import AlreadyRunning, StackError
+
+if TYPE_CHECKING:
+    import psutil
 
 STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
@@ -43,13 +46,18 @@ class ProcessRecord(BaseModel):
     @classmethod
     def of(cls, pid: int) -> "ProcessRecord | None":
         """The record of a living process, or None."""
+        # psutil comes with the embedded servers; reading the file does without.
+        import psutil
+
         try:
             return cls(pid=pid, created=psutil.Process(pid).create_time())
         except psutil.NoSuchProcess:
             return None
 
-    def process(self) -> psutil.Process | None:
+    def process(self) -> "psutil.Process | None":
         """The very process, if it still lives."""
+        import psutil
+
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 1.0

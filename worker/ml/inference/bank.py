@@ -1,0 +1,240 @@
+"""The adapter bank: bring a base model to exactly the wanted set of LoRAs, and back to the bit.
+
+Merged mode: W = W0 + Σ wᵢ · (alphaᵢ / rankᵢ) · upᵢ @ downᵢ, always from the pristine W0. Merging
+and un-merging in place would drift with every switch; here a module outside the set gets its
+own bits back. Weights change by in-place copy only, so compiled graphs and pointers stay valid.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from worker.ml.inference.errors import (
+    LoraHashMismatch,
+    LoraMatchesNothing,
+    LoraShapeMismatch,
+    LoraUnreadable,
+)
+from worker.ml.lora_files.errors import LoraFileError
+from worker.ml.lora_files.index import LoraIndex
+from worker.ml.lora_files.modules import Lora, LoraModule
+from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import adaptable_modules
+
+# (sha256 of the LoRA, its weight), ascending: what is summed into a module or into the base.
+Recipe = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class BankedLora:
+    """A LoRA parsed for this bank's base.
+
+    Attributes:
+        sha256: of its file; its identity in recipes.
+        lora: the modules that the base has, in host memory (pinned where the base is on CUDA).
+        unmatched: names in the file that fit no module of the base.
+    """
+
+    sha256: str
+    lora: Lora
+    unmatched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What became of one LoRA of the set.
+
+    Attributes:
+        matched: paths of the base's modules it changes.
+        unmatched: names in its file that fit no module.
+    """
+
+    sha256: str
+    weight: float
+    matched: tuple[str, ...]
+    unmatched: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What `activate` did: a report for each LoRA, and how many modules it wrote (0 = skipped)."""
+
+    reports: tuple[LoraReport, ...]
+    modules_written: int
+
+
+class AdapterBank:
+    """The LoRAs of one base model, and the base's weights as they should be."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], *, capacity_bytes: int) -> None:
+        """Take over a base model, whose weights must be pristine now.
+
+        Args:
+            networks: the base's UNet and text encoders by their name in the pipeline; others,
+                such as the VAE, are left alone.
+            capacity_bytes: ceiling on the bytes of parsed LoRAs kept; the least recently used go.
+        """
+        self._modules = adaptable_modules(networks)
+        self._index = LoraIndex(networks)
+        self._capacity_bytes = capacity_bytes
+        self._kept: OrderedDict[str, BankedLora] = OrderedDict()
+        # W0 of every module a LoRA ever touched, and the recipe its weight holds now.
+        self._pristine: dict[str, Tensor] = {}
+        self._applied: dict[str, Recipe] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the parsed LoRAs that are kept."""
+        return sum(banked.lora.nbytes for banked in self._kept.values())
+
+    def load(self, path: Path, sha256: str) -> BankedLora:
+        """The LoRA of a file, parsed once for as long as it is kept.
+
+        Raises:
+            LoraHashMismatch: the file's sha256 is another.
+            LoraUnreadable: `read_lora` refuses it.
+            LoraShapeMismatch: see `put`.
+        """
+        if sha256 not in self._kept:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise LoraHashMismatch(f"expected a LoRA file of sha256 {sha256}, found {found}")
+            try:
+                lora, unmatched = read_lora(path, self._index)
+            except LoraFileError as error:
+                raise LoraUnreadable(error.code, str(error)) from error
+            return self.put(sha256, lora, unmatched)
+        self._kept.move_to_end(sha256)
+        return self._kept[sha256]
+
+    def put(self, sha256: str, lora: Lora, unmatched: Sequence[str] = ()) -> BankedLora:
+        """Keep a parsed LoRA under its file's hash.
+
+        Raises:
+            LoraShapeMismatch: a pair's ΔW does not have its module's shape.
+        """
+        matched: dict[str, LoraModule] = {}
+        foreign = list(unmatched)
+        for path, module in lora.modules.items():
+            target = self._modules.get(path)
+            if target is None:
+                foreign.append(path)
+                continue
+            _check_shape(path, module, target)
+            matched[path] = _pinned(module) if _on_cuda(target) else module
+        banked = BankedLora(sha256, Lora(matched, lora.metadata), tuple(foreign))
+        self._kept[sha256] = banked
+        self._kept.move_to_end(sha256)
+        # The newest stays even when it alone is over the limit: it is about to be used.
+        while self.kept_bytes > self._capacity_bytes and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return banked
+
+    @torch.no_grad()
+    def activate(self, wanted: Sequence[tuple[BankedLora, float]]) -> Activation:
+        """Bring the base to W0 plus exactly these LoRAs at these weights.
+
+        The order of the set makes no difference to a bit; modules that hold what they should
+        are not touched; an empty set, or weights of 0, give W0 back to the bit.
+
+        Raises:
+            LoraMatchesNothing: a LoRA changes no module; the base stays as it was.
+        """
+        reports = tuple(_report(banked, weight) for banked, weight in wanted)
+        by_path: dict[str, list[tuple[str, float, LoraModule]]] = {}
+        for banked, weight in sorted(wanted, key=lambda pair: (pair[0].sha256, pair[1])):
+            if weight != 0.0:
+                for path, module in banked.lora.modules.items():
+                    by_path.setdefault(path, []).append((banked.sha256, weight, module))
+
+        written = 0
+        for path in self._applied.keys() | by_path.keys():
+            terms = by_path.get(path, [])
+            recipe = tuple((sha256, weight) for sha256, weight, _ in terms)
+            if self._applied.get(path, ()) != recipe:
+                # Forgotten first: should the write fail half-way, the next one starts from W0.
+                self._applied[path] = (("unknown", 0.0),)
+                self._write(path, [(weight, module) for _, weight, module in terms])
+                self._applied[path] = recipe
+                written += 1
+        for path in [path for path, recipe in self._applied.items() if not recipe]:
+            del self._applied[path]
+        return Activation(reports, written)
+
+    def _write(self, path: str, terms: list[tuple[float, LoraModule]]) -> None:
+        weight = self._modules[path].weight
+        assert isinstance(weight, Tensor)
+        if path not in self._pristine:
+            self._pristine[path] = _copy_of_pristine(weight)
+        pristine = self._pristine[path]
+        if not terms:
+            weight.copy_(pristine, non_blocking=True)
+            return
+        # All pairs side by side make one pair: one product, summed in float32 and cast once.
+        up, down = [], []
+        for lora_weight, module in terms:
+            factor = lora_weight * module.scale
+            up.append(_to(module.up, weight).flatten(1) * factor)  # (out, rank)
+            down.append(_to(module.down, weight).flatten(1))  # (rank, in · kh · kw)
+        start = _to(pristine, weight).flatten(1)  # (out, in · kh · kw)
+        merged = torch.addmm(start, torch.cat(up, dim=1), torch.cat(down, dim=0))
+        weight.copy_(merged.view_as(weight))
+
+
+def _report(banked: BankedLora, weight: float) -> LoraReport:
+    if not banked.lora.modules:
+        named = ", ".join(banked.unmatched[:5])
+        raise LoraMatchesNothing(
+            f"LoRA {banked.sha256[:12]} changes no module of this base model; its first names "
+            f"are: {named}"
+        )
+    return LoraReport(banked.sha256, weight, tuple(banked.lora.modules), banked.unmatched)
+
+
+def _check_shape(path: str, module: LoraModule, target: nn.Module) -> None:
+    """Up (out, rank, …) @ down (rank, in, …) must give the module's weight, flattened."""
+    weight = target.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.flatten(1).shape
+    fits = module.up.flatten(1).shape == (rows, module.rank) and module.down.flatten(1).shape == (
+        module.rank,
+        columns,
+    )
+    if not fits:
+        raise LoraShapeMismatch(
+            f"{path}: up {tuple(module.up.shape)} and down {tuple(module.down.shape)} do not make "
+            f"a weight of shape {tuple(weight.shape)}"
+        )
+
+
+def _to(tensor: Tensor, weight: Tensor) -> Tensor:
+    """On the weight's device, float32."""
+    return tensor.to(weight.device, non_blocking=True).float()
+
+
+def _copy_of_pristine(weight: Tensor) -> Tensor:
+    """W0 kept on the device while that leaves half its memory free, else in (pinned) host memory.
+
+    From the device a switch costs milliseconds; over the bus, a few tenths of a second on SDXL.
+    """
+    if weight.device.type != "cuda":
+        return weight.detach().clone()
+    free, total = torch.cuda.mem_get_info(weight.device)
+    if free > total // 2:
+        return weight.detach().clone()
+    return weight.detach().cpu().pin_memory()
+
+
+def _on_cuda(target: nn.Module) -> bool:
+    weight = target.weight
+    return isinstance(weight, Tensor) and weight.device.type == "cuda"
+
+
+def _pinned(module: LoraModule) -> LoraModule:
+    return LoraModule(module.down.pin_memory(), module.up.pin_memory(), module.alpha)

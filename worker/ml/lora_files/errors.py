@@ -1,0 +1,35 @@
+"""What can be wrong with a LoRA file; `code` is stable."""
+
+
+class LoraFileError(ValueError):
+    """Base: the file cannot be used."""
+
+    code = "lora_file_invalid"
+
+
+class LoraFileInvalid(LoraFileError):
+    """Not a sound safetensors file, over a limit, or half of a pair is missing."""
+
+
+class LoraKeysUnknown(LoraFileError):
+    """No tensor has a name of a layout that is read."""
+
+    code = "lora_keys_unknown"
+
+
+class LoraPairMismatch(LoraFileError):
+    """The two matrices of a module do not fit each other."""
+
+    code = "lora_shape_mismatch"
+
+
+class LoraNotFinite(LoraFileError):
+    """A tensor holds NaN or infinity."""
+
+    code = "lora_not_finite"
+
+
+class LoraVariantUnsupported(LoraFileError):
+    """A kind of adapter that is not applied yet, and never silently left out."""
+
+    code = "lora_variant_unsupported"

@@ -1,0 +1,55 @@
+"""Read a LoRA file of any supported layout into modules of a given base model."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from worker.ml.lora_files.errors import LoraFileInvalid
+from worker.ml.lora_files.header import HeaderLimits, read_header
+from worker.ml.lora_files.index import LoraIndex
+from worker.ml.lora_files.modules import Lora
+from worker.ml.lora_files.pairs import Pairs, sort_pairs
+
+
+def read_lora(
+    path: Path, index: LoraIndex, limits: HeaderLimits | None = None
+) -> tuple[Lora, tuple[str, ...]]:
+    """Parse a file, header first; nothing is ever unpickled.
+
+    Args:
+        index: of the base model the LoRA is to change.
+
+    Returns:
+        The LoRA by canonical paths, and the names in the file that fit no module of the base.
+
+    Raises:
+        LoraFileError: see `worker.ml.lora_files.errors`; the message names what and where.
+    """
+    pairs, metadata = read_pairs(path, limits)
+    modules = {}
+    unmatched = list(pairs.unknown)
+    for name, module in pairs.modules.items():
+        canonical = index.find(name)
+        if canonical is None:
+            unmatched.append(name)
+        elif canonical in modules:
+            raise LoraFileInvalid(f"{name}: the file changes {canonical} twice")
+        else:
+            modules[canonical] = module
+    return Lora(modules, metadata), tuple(unmatched)
+
+
+def read_pairs(path: Path, limits: HeaderLimits | None = None) -> tuple[Pairs, dict[str, str]]:
+    """A file's pairs under the names it gives them, and its metadata.
+
+    Raises:
+        LoraFileError: as for `read_lora`.
+    """
+    header = read_header(path, limits)
+    try:
+        # Copies: the loader maps the file, and a mapped file that is cut short kills the process.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise LoraFileInvalid(f"not a sound safetensors file: {error}") from error
+    return sort_pairs(tensors, header.metadata), header.metadata

@@ -1,0 +1,122 @@
+"""The trainer as a program: a spec in, JSON lines and LoRA files out.
+
+    python -m worker.ml.training SPEC.json --output DIR [--cache DIR] [--resume]
+
+Standard output carries events only, one JSON object a line (see `events`). In DIR: `checkpoints/`
+(LoRA files by step), `samples/`, `states/` (what --resume goes on from).
+
+Exit codes:
+    0   done
+    64  the spec is wrong
+    65  an input is wrong: a picture does not decode
+    70  the training failed: the loss is not finite, memory ran out, …
+    75  stopped by SIGTERM (or by the end of standard input, with --stop-on-stdin-eof); the state
+        is saved, and --resume goes on from it
+"""
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from worker.ml.training.errors import EXIT_STOPPED, Stopped, TrainingError
+from worker.ml.training.events import Events
+from worker.ml.training.spec import read_spec
+
+
+def main() -> int:
+    """Run one training; the exit code."""
+    args = _arguments()
+    events = Events.on_stdout()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if args.stop_on_stdin_eof:
+        threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
+    try:
+        _train(args, events, stop)
+    except Stopped:
+        events.send("stopped")
+        return EXIT_STOPPED
+    except TrainingError as error:
+        events.send("error", code=error.code, message=str(error), retryable=error.retryable)
+        return error.exit_code
+    return 0
+
+
+def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> None:
+    spec = read_spec(args.spec)
+    # Imported late: a bad spec is told at once, and torch takes seconds.
+    import torch
+
+    from worker.ml.training.loop import Training
+    from worker.ml.training.plan import make_plan
+    from worker.ml.training.prepare import prepare
+
+    _quiet_libraries()
+    torch.manual_seed(spec.seed)
+    plan = make_plan(spec.params, spec.params.batch_size)
+    for reason in plan.reasons:
+        events.log(reason)
+    args.output.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(spec, plan, args.cache or args.output / "cache", events)
+    Training(
+        spec=spec,
+        # Of what it says, not of where its files lie: another worker lays them elsewhere.
+        spec_sha256=_fingerprint(
+            spec.model_dump_json(
+                exclude={"images": {"__all__": {"path"}}, "base_model": {"location"}}
+            )
+        ),
+        plan=plan,
+        prepared=prepared,
+        output=args.output,
+        events=events,
+        should_stop=stop.is_set,
+        state_every_seconds=args.state_every_seconds,
+    ).run(resume=args.resume)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.ml.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="shared between trainings")
+    parser.add_argument("--resume", action="store_true", help="go on from DIR's newest state")
+    parser.add_argument("--state-every-seconds", type=float, default=120.0, metavar="N")
+    parser.add_argument(
+        "--stop-on-stdin-eof", action="store_true", help="stop when whoever started it is gone"
+    )
+    return parser.parse_args()
+
+
+def _watch_stdin(stop: threading.Event) -> None:
+    # Read past Python's buffering: a daemon thread inside sys.stdin would block the exit.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    stop.set()
+
+
+def _quiet_libraries() -> None:
+    import warnings
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="(diffusers|transformers|peft|torch)")
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

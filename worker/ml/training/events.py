@@ -1,0 +1,71 @@
+"""What the trainer tells whoever started it: JSON lines on standard output, nothing else there.
+
+* `progress`: stage (load, prepare, train), step, total_steps, fraction, eta_s
+* `metrics`: rows, each with step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes and
+  validation_loss; what was not measured is null
+* `sample`: step, epoch, prompt, seed, path
+* `checkpoint`: step, epoch, path, sha256, bytes, validation_loss, file_metadata
+* `state`: step, path
+* `log`: level, message
+* `result`: recommended_step, first_loss, last_loss, first_validation_loss, last_validation_loss,
+  base_hash, base_hash_unchanged
+* `stopped`: nothing more
+* `error`: code, message, retryable
+"""
+
+import json
+import os
+import sys
+import time
+from typing import IO, Any
+
+PROGRESS_SECONDS = 0.5
+
+
+class Events:
+    """Writes events to a stream that nobody else writes to."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._progress_at = 0.0
+
+    @classmethod
+    def on_stdout(cls) -> "Events":
+        """Take standard output for events alone; what libraries print goes to standard error."""
+        stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return cls(stream)
+
+    def send(self, type_: str, **fields: Any) -> None:
+        """Write one event at once."""
+        # A lone surrogate in a caption must not end the run; ASCII carries everything.
+        self._stream.write(json.dumps({"type": type_, **fields}) + "\n")
+        self._stream.flush()
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Tell a person something."""
+        self.send("log", level=level, message=message)
+
+    def progress(
+        self,
+        stage: str,
+        *,
+        step: int | None = None,
+        total_steps: int | None = None,
+        fraction: float = 0.0,
+        eta_s: float | None = None,
+        last: bool = False,
+    ) -> None:
+        """Say how far it is; at most about two a second, but `last` always goes out."""
+        now = time.monotonic()
+        if not last and now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        self.send(
+            "progress",
+            stage=stage,
+            step=step,
+            total_steps=total_steps,
+            fraction=round(fraction, 5),
+            eta_s=None if eta_s is None else round(eta_s, 1),
+        )

@@ -1,0 +1,84 @@
+"""Pictures at a checkpoint: what the LoRA does so far, at the same seeds each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.ml.inference.schedulers import make_scheduler
+from worker.ml.training.text import TextEmbedding
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """A prompt with its embedding, and the seed of its noise."""
+
+    prompt: str
+    seed: int
+    text: TextEmbedding
+
+
+@torch.no_grad()
+def draw_samples(
+    unet: Any,
+    vae: Any,
+    scheduler_config: dict[str, Any],
+    prompts: Sequence[SamplePrompt],
+    folder: Path,
+    *,
+    step: int,
+    side: int,
+    steps: int,
+    guidance_scale: float,
+    autocast: Any,
+) -> list[Path]:
+    """Draw each prompt with the UNet as it is now; the PNG files, in order."""
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+        StableDiffusionXLPipeline,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = next(unet.parameters())
+    device, dtype = weights.device, weights.dtype
+    was_training = unet.training
+    unet.eval()
+    vae.to(device)
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=make_scheduler("euler", scheduler_config),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    paths: list[Path] = []
+    for number, wanted in enumerate(prompts):
+        embeds = wanted.text.tokens.unsqueeze(0).to(device, dtype)
+        pooled = wanted.text.pooled.unsqueeze(0).to(device, dtype)
+        with autocast():
+            latents = pipeline(
+                prompt_embeds=embeds,
+                pooled_prompt_embeds=pooled,
+                negative_prompt_embeds=torch.zeros_like(embeds),
+                negative_pooled_prompt_embeds=torch.zeros_like(pooled),
+                width=side,
+                height=side,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(wanted.seed),
+                output_type="latent",
+            ).images
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        pixels = vae.decode(scaled, return_dict=False)[0]
+        image = pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
+        path = folder / f"{step:08d}-{number}.png"
+        image.save(path)
+        paths.append(path)
+    vae.to("cpu")
+    unet.train(was_training)
+    return paths
