@@ -111,7 +111,13 @@ class Settings(BaseSettings):
     max_images_per_generation: int = Field(
         default=8, ge=1, le=8, description="Most pictures of one generation request."
     )
-    max_prompt_chars: int = Field(default=4000, ge=1, description="Longest prompt.")
+    max_prompt_chars: int = Field(
+        # A JPEG has room for so much beside the rest of its receipt.
+        default=4000,
+        ge=1,
+        le=4000,
+        description="Longest prompt.",
+    )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."
     )

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import structlog
 from sqlalchemy.orm import Session
 
+# Every table, so that foreign keys between them resolve whichever handler runs first.
+from app import tables  # noqa: F401
 from app.database import JsonObject, transaction
 from app.errors import JobError, LeaseLost, LorawrightError
 from app.jobs import lifecycle

@@ -55,7 +55,14 @@ def zip_folder(folder: Path, target: Path, *, captions: bool) -> int:
 
 
 def upload_dataset(
-    caller: Caller, title: str, archive: Path, *, name: str, task: str, trigger: str
+    caller: Caller,
+    title: str,
+    archive: Path,
+    *,
+    name: str,
+    task: str,
+    trigger: str,
+    caption_template: str | None = None,
 ) -> tuple[Json, list[Json]]:
     """Create a dataset, upload an archive into it, and wait until its pictures are measured.
 
@@ -63,7 +70,10 @@ def upload_dataset(
         The dataset, and what the server rejected.
     """
     client = caller.client
-    dataset = client.post("/datasets", {"name": name, "task": task, "trigger_word": trigger})
+    request = {"name": name, "task": task, "trigger_word": trigger}
+    if caption_template is not None:
+        request["caption_template"] = caption_template
+    dataset = client.post("/datasets", request)
     answer = client.upload(f"/datasets/{dataset['id']}/images", [archive])
     if answer["ingest"] is not None:
         caller.wait(title, f"/jobs/{answer['ingest']}")

@@ -121,21 +121,9 @@ INK_HAND_CAPTIONED = 5
 
 # In none of the style sets, and what the base draws best: the prompts to judge a LoRA by.
 HELD_OUT = [
-    "red-heart",
-    "smiling-face",
-    "red-apple",
-    "evergreen-tree",
-    "cat-face",
-    "ghost",
-    "sun",
-    "automobile",
-    "house",
-    "fish",
-    "star",
-    "hot-beverage",
+    *("red-heart", "smiling-face", "red-apple", "evergreen-tree", "cat-face", "automobile"),
+    *("house", "green-apple", "full-moon", "ghost", "sun", "fish", "star", "hot-beverage"),
     "soccer-ball",
-    "green-apple",
-    "full-moon",
 ]
 
 VIOLET, ORANGE, CREAM = (58, 18, 110), (255, 92, 57), (255, 240, 206)
@@ -241,16 +229,16 @@ def main() -> None:
     overlap = set(HELD_OUT) & {*INK, *RISO}
     assert not overlap, f"held out and trained on: {sorted(overlap)}"
 
-    for folder_name, icon_set, names, draw, hand_captioned in (
-        ("ink-style", "high-contrast", INK, ink, INK_HAND_CAPTIONED),
-        ("riso-style", "flat", RISO, riso, len(RISO)),
+    for folder_name, trigger, icon_set, names, draw, hand_captioned in (
+        ("ink-style", "inkstyle", "high-contrast", INK, ink, INK_HAND_CAPTIONED),
+        ("riso-style", "risostyle", "flat", RISO, riso, len(RISO)),
     ):
         icons, folder = IconSet(args.cache / icon_set), args.output / folder_name
         folder.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(names[: args.limit]):
             save(draw(icons.draw(name, 192)), folder / f"{name}.png")
             if number < hand_captioned:
-                (folder / f"{name}.txt").write_text(caption_of(name) + "\n")
+                (folder / f"{name}.txt").write_text(f"{caption_of(name)}, {trigger}\n")
 
     icons, folder = IconSet(args.cache / "flat"), args.output / "minty-character"
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,7 +246,7 @@ def main() -> None:
         picture, place = cat_picture(mint(icons.draw(name, 192)), number)
         save(picture, folder / f"minty-{number + 1:02}.png")
         caption = ", ".join(part for part in ("mint green cat", CAT_MOODS[name], place) if part)
-        (folder / f"minty-{number + 1:02}.txt").write_text(caption + "\n")
+        (folder / f"minty-{number + 1:02}.txt").write_text(f"minty, {caption}\n")
 
     (args.output / "holdout_prompts.json").write_text(
         json.dumps({"prompts": [caption_of(name) for name in HELD_OUT]}, indent=2) + "\n"

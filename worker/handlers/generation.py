@@ -16,6 +16,7 @@ from app.generations.models import Generation
 from app.storage import get_store
 from worker.handlers.context import JobContext
 from worker.handlers.models import base_model_entry, base_model_spec, device_policy, pipelines
+from worker.ml.base_models.load import BaseModelUnavailable
 from worker.ml.inference.errors import InferenceError
 from worker.ml.inference.errors import Stopped as DrawingStopped
 from worker.ml.inference.generate import generate
@@ -59,8 +60,8 @@ def run(context: JobContext) -> Callable[[Session], None]:
         base_model=base_model,
     )
     context.check()
-    handle = pipelines().get(base_model)
     try:
+        handle = pipelines().get(base_model)
         drawn = generate(
             handle,
             spec,
@@ -72,7 +73,7 @@ def run(context: JobContext) -> Callable[[Session], None]:
     except DrawingStopped:
         context.check()
         raise
-    except InferenceError as error:
+    except (InferenceError, BaseModelUnavailable) as error:
         raise GenerationFailed(error.code, str(error)) from error
     stored: list[_Stored] = []
     policy = device_policy()

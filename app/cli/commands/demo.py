@@ -40,8 +40,10 @@ RISO = Style("riso", "riso-style", "risostyle", 140)
 STYLES = (INK, RISO)
 # Subjects that are in neither dataset, and how many of them the sheet shows.
 PROMPTS_FILE = "holdout_prompts.json"
-COLUMNS = 8
+COLUMNS = 9
 SEED = 20
+# The small base loses many a subject behind a trigger word that comes first, so here it comes last.
+CAPTION_TEMPLATE = "{caption}, {trigger}"
 # Weights of (ink, riso) in each row.
 ROWS = ((0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.7))
 
@@ -152,8 +154,8 @@ def _learn(caller: "Caller", style: Style, examples: Path, output: Path, report:
 
     with tempfile.TemporaryDirectory() as scratch, report.timed(f"{style.name} upload"):
         archive = Path(scratch) / f"{style.folder}.zip"
-        # Without the captions that lie beside the pictures: the captioner is to write them.
-        steps.zip_folder(examples / style.folder, archive, captions=False)
+        # Some pictures have a caption by hand beside them; the captioner writes the others.
+        steps.zip_folder(examples / style.folder, archive, captions=True)
         dataset, _ = steps.upload_dataset(
             caller,
             f"{style.name}: upload",
@@ -161,6 +163,7 @@ def _learn(caller: "Caller", style: Style, examples: Path, output: Path, report:
             name=f"{style.name} demo",
             task="style",
             trigger=style.trigger,
+            caption_template=CAPTION_TEMPLATE,
         )
     with report.timed(f"{style.name} caption"):
         captioning = steps.caption(caller, f"{style.name}: caption", dataset["id"])
@@ -226,8 +229,7 @@ def _draw(caller: "Caller", subjects: list[str], output: Path, report: Report) -
 
 def prompt_for(subject: str) -> str:
     """The prompt, which carries both trigger words in every row, so that only the LoRAs differ."""
-    triggers = [style.trigger for style in STYLES]
-    return f"{', '.join(triggers)}, {subject}, in the style of {' and '.join(triggers)}"
+    return f"{subject}, {' '.join(style.trigger for style in STYLES)}"
 
 
 def _request(subject: str, weights: tuple[float, float], report: Report) -> dict[str, Any]:
