@@ -14,6 +14,7 @@ import app
 import worker
 from app import errors
 from app.errors import LorawrightError, status_of
+from app.main import create_app
 from app.settings import REPOSITORY, Settings
 from tools import make_docs
 
@@ -234,7 +235,7 @@ def test_commands_of_the_readme_are_commands_with_such_options() -> None:
 
 
 def test_addresses_of_the_readme_are_in_the_contract() -> None:
-    paths = make_docs.create_app().openapi()["paths"]
+    paths = create_app().openapi()["paths"]
     calls = [line for line in shell_lines() if "$api/" in line]
     assert len(calls) >= 7
     for line in calls:
