@@ -20,6 +20,8 @@ POLL_SECONDS = 0.5
 SILENCE_SECONDS = 60.0
 # How often a request is tried whose connection broke, or that was answered "try again".
 ATTEMPTS = 5
+# Errors after which a request surely has not arrived.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 RETRY_SECONDS = 0.5
 
 Json = dict[str, Any]
@@ -70,9 +72,11 @@ class Client:
         return self._send(lambda: self._http.get(f"/v1{path}", params=params))
 
     def post(self, path: str, body: Json) -> Json:
-        """Create something under /v1. It is created once, however often the connection breaks."""
+        """Create something under /v1. Not sent again once it may have arrived."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._send(lambda: self._http.post(f"/v1{path}", json=body, headers=headers))
+        return self._send(
+            lambda: self._http.post(f"/v1{path}", json=body, headers=headers), again=NOT_SENT
+        )
 
     def upload(self, path: str, files: Sequence[Path]) -> Json:
         """Send files as multipart parts named `files`."""
@@ -88,7 +92,7 @@ class Client:
                 for _, handle in opened:
                     handle.close()
 
-        return self._send(send)
+        return self._send(send, again=NOT_SENT)
 
     def every(self, path: str, **params: str | int) -> Iterator[Json]:
         """Every item of a list, newest first, a page at a time."""
@@ -179,7 +183,12 @@ class Client:
         with httpx.stream("GET", address, timeout=60) as response:
             yield response
 
-    def _send(self, send: Callable[[], httpx.Response]) -> Json:
+    def _send(
+        self,
+        send: Callable[[], httpx.Response],
+        again: tuple[type[httpx.TransportError], ...] = (httpx.TransportError,),
+    ) -> Json:
+        """Send, and send again after the errors of `again` or when told to come back."""
         for attempt in range(1, ATTEMPTS + 1):
             pause = RETRY_SECONDS * 2**attempt
             try:
@@ -191,7 +200,7 @@ class Client:
                 pause = float(after) if after.isdigit() else pause
             except httpx.TransportError as error:
                 # A server that has answered before is coming back; one that never did is not there.
-                if attempt == ATTEMPTS or not self._reached:
+                if attempt == ATTEMPTS or not self._reached or not isinstance(error, again):
                     raise CommandError(
                         f"{self.url} cannot be reached ({error}); is it running?"
                     ) from error

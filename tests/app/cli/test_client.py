@@ -69,6 +69,22 @@ def test_a_creation_is_sent_again_with_the_same_idempotency_key() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_creation_that_may_have_arrived_is_not_sent_again() -> None:
+    sent: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        if request.method == "POST":
+            raise httpx.ReadError("connection reset")
+        return httpx.Response(200, json={})
+
+    with _client(handler) as client:
+        client.get("/jobs")
+        with pytest.raises(CommandError, match="connection reset"):
+            client.post("/trainings", {})
+    assert sent == ["GET", "POST"]
+
+
 def test_a_server_that_never_answered_is_reported_at_once() -> None:
     asked: list[str] = []
 
