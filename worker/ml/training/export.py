@@ -38,6 +38,7 @@ def export_checkpoint(
     shape: UnetShape,
     index: LoraIndex,
     *,
+    prediction: str,
     step: int,
     epoch: int,
     total_steps: int,
@@ -47,14 +48,18 @@ def export_checkpoint(
     Raises:
         ExportMismatch: what was read is not what was trained.
     """
-    metadata = file_metadata(spec, step=step, epoch=epoch, total_steps=total_steps)
+    metadata = file_metadata(
+        spec, prediction=prediction, step=step, epoch=epoch, total_steps=total_steps
+    )
     written = write_kohya(path, lora, shape, metadata, torch.float16)
     _check(path, lora, index)
     data = path.read_bytes()
     return ExportedFile(path, sha256(data).hexdigest(), len(data), written)
 
 
-def file_metadata(spec: TrainingSpec, *, step: int, epoch: int, total_steps: int) -> dict[str, str]:
+def file_metadata(
+    spec: TrainingSpec, *, prediction: str, step: int, epoch: int, total_steps: int
+) -> dict[str, str]:
     """`ss_*` as sd-scripts writes them, `modelspec.*` of version 1.0.1, and the spec's own.
 
     No time of day: a resumed run writes the same bytes as one that was not.
@@ -114,6 +119,7 @@ def file_metadata(spec: TrainingSpec, *, step: int, epoch: int, total_steps: int
         "modelspec.architecture": f"{_SDXL if sdxl else spec.base_model.architecture}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.resolution": resolution,
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
         "modelspec.title": spec.name,
         "modelspec.tags": ", ".join(tag for tag, _ in tags.most_common(10)),
     }
@@ -131,7 +137,8 @@ def _check(path: Path, trained: Lora, index: LoraIndex) -> None:
         wanted, found = _delta(module), _delta(stored.modules[name])
         worst = float((wanted - found).abs().max())
         largest = float(wanted.abs().max())
-        if worst > TOLERANCE * largest + 1e-7:
+        # Written so that NaN fails too.
+        if not worst <= TOLERANCE * largest + 1e-7:
             raise ExportMismatch(f"{name} of {path.name} reads back {worst} off, of {largest}")
 
 
