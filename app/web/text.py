@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints
 
 
 def _plain(value: str) -> str:
-    value = value.strip()
     if any(ord(character) < 32 and character not in "\n\t" for character in value):
         raise ValueError("must not contain control characters")
     if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
@@ -14,4 +13,5 @@ def _plain(value: str) -> str:
     return value
 
 
-PlainText = Annotated[str, AfterValidator(_plain)]
+# Trimmed first, so that limits on its length count what is kept.
+PlainText = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_plain)]

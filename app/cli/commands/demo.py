@@ -35,8 +35,8 @@ class Style:
     max_steps: int
 
 
-INK = Style("ink", "ink-style", "inkstyle", 140)
-RISO = Style("riso", "riso-style", "risostyle", 140)
+INK = Style("ink", "ink-style", "inkstyle", 200)
+RISO = Style("riso", "riso-style", "risostyle", 200)
 STYLES = (INK, RISO)
 # Subjects that are in neither dataset, and how many of them the sheet shows.
 PROMPTS_FILE = "holdout_prompts.json"

@@ -1,0 +1,172 @@
+"""The whole service: real servers, a real Celery worker and beat, and one road travelled once."""
+
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from app import broker
+from app.accounts import service as accounts
+from app.cli.embedded import EmbeddedServers
+from app.cli.stack.child import Child
+from app.cli.stack.processes import beat_child, worker_child
+from app.database import get_engine, transaction
+from app.tables import metadata
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+# Pauses are shortened, so that tests need not wait for what is measured in minutes.
+VARIABLES = {
+    "LORAWRIGHT_SWEEP_SECONDS": "1",
+    "LORAWRIGHT_LEASE_SECONDS": "6",
+    "LORAWRIGHT_HEARTBEAT_SECONDS": "1",
+    "LORAWRIGHT_RETRY_BACKOFF_SECONDS": "0.5",
+    "LORAWRIGHT_TRAINING_STATE_SECONDS": "3",
+    "LORAWRIGHT_DEFAULT_BASE_MODEL": "emoji-64",
+    "LORAWRIGHT_DEFAULT_CAPTIONER": "emoji-blip",
+}
+TIMEOUT_SECONDS = 240.0
+
+
+@dataclass
+class Service:
+    """The API as one customer, and the processes behind it."""
+
+    client: TestClient
+    worker: Child
+    restart_worker: Callable[[], None]
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """POST, which must succeed."""
+        answer = self.client.post(path, json=body or {})
+        assert answer.status_code < 300, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def get(self, path: str) -> dict[str, Any]:
+        """GET, which must succeed."""
+        answer = self.client.get(path)
+        assert answer.status_code == 200, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def wait(
+        self, path: str, until: Callable[[dict[str, Any]], bool] | None = None
+    ) -> dict[str, Any]:
+        """Poll a job until it has ended, or until a condition holds."""
+        ends = time.monotonic() + TIMEOUT_SECONDS
+        while time.monotonic() < ends:
+            job = self.get(path)
+            if until(job) if until else job["status"] in ("succeeded", "failed", "canceled"):
+                return job
+            assert job["status"] in ("queued", "running") or until is None, job
+            time.sleep(0.1)
+        raise AssertionError(f"{path} took over {TIMEOUT_SECONDS} s: {job}")
+
+    def succeed(self, path: str) -> dict[str, Any]:
+        """Wait until a job has succeeded."""
+        job = self.wait(path)
+        assert job["status"] == "succeeded", job
+        return job
+
+    def upload_example(self, folder: str, trigger: str) -> str:
+        """A dataset of an example's pictures and captions; its id."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for path in sorted((EXAMPLES / folder).iterdir()):
+                if path.suffix in (".png", ".txt"):
+                    archive.write(path, f"{folder}/{path.name}")
+        dataset = self.post(
+            "/v1/datasets",
+            {
+                "name": folder,
+                "task": "style",
+                "trigger_word": trigger,
+                "caption_template": "{caption}, {trigger}",
+            },
+        )
+        answer = self.client.post(
+            f"/v1/datasets/{dataset['id']}/images",
+            files=[("files", (f"{folder}.zip", buffer.getvalue(), "application/zip"))],
+        )
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["rejected"] == 0
+        dataset_id: str = dataset["id"]
+        return dataset_id
+
+
+@dataclass
+class Road:
+    """What one travel of the main road left."""
+
+    dataset: str
+    captioning: dict[str, Any]
+    training: dict[str, Any]
+    lora: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def service(servers: EmbeddedServers) -> Iterator[Service]:
+    """API, worker and beat over empty tables; the tables stay for the session's e2e tests."""
+    from app.main import create_app
+
+    with get_engine().begin() as connection:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names} CASCADE"))
+    broker.get_redis().flushdb()
+    logs = servers.data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    variables = servers.environment() | VARIABLES
+    redis_url = variables["LORAWRIGHT_REDIS_URL"]
+    worker = worker_child(redis_url, variables, logs)
+    beat = beat_child(servers.data_dir, variables, logs)
+    with transaction() as session:
+        account = accounts.create_account(session, "customer")
+        _, secret = accounts.create_key(session, account.id, "e2e")
+
+    def restart_worker() -> None:
+        if worker.is_alive():
+            worker.stop()
+        worker.start()
+        worker.wait_ready()
+
+    try:
+        worker.start()
+        beat.start()
+        worker.wait_ready()
+        with TestClient(
+            create_app(),
+            headers={"Authorization": f"Bearer {secret}"},
+            raise_server_exceptions=False,
+            follow_redirects=False,
+        ) as client:
+            yield Service(client, worker, restart_worker)
+    finally:
+        beat.stop()
+        worker.stop()
+
+
+@pytest.fixture(scope="session")
+def road(service: Service) -> Road:
+    """The ink style: uploaded, captioned, trained with the base's defaults, published."""
+    dataset = service.upload_example("ink-style", "inkstyle")
+    captioning = service.post(f"/v1/datasets/{dataset}/captionings")
+    captioning = service.succeed(f"/v1/captionings/{captioning['id']}")
+    training = service.post(
+        "/v1/trainings",
+        {
+            "dataset": dataset,
+            "name": "ink",
+            "params": {"seed": 20, "max_steps": 200, "save_every_n_epochs": 8},
+            "sample_prompts": ["red heart, inkstyle"],
+        },
+    )
+    training = service.succeed(f"/v1/trainings/{training['id']}")
+    return Road(dataset, captioning, training, training["lora"])
