@@ -75,9 +75,10 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
 
     _quiet_libraries()
     torch.manual_seed(spec.seed)
-    # TensorFloat-32 for what stays in float32, such as the VAE; nothing changes on a CPU.
-    torch.set_float32_matmul_precision("high")
     plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
+    if plan.device.type == "cuda":
+        # TensorFloat-32 for what stays in float32, such as the VAE.
+        torch.set_float32_matmul_precision("high")
     for reason in plan.reasons:
         events.log(reason)
     for warning in without_effect(spec):

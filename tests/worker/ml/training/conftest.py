@@ -96,8 +96,15 @@ def write_spec(tmp_path_factory: pytest.TempPathFactory) -> WriteSpec:
                 }
             )
         quick = {
-            **{"resolution": 64, "rank": 4, "alpha": 4.0, "learning_rate": 1e-3, "seed": 11},
-            **{"batch_size": 4, "num_repeats": 1, "epochs": 4, "save_every_n_epochs": 2},
+            "resolution": 64,
+            "rank": 4,
+            "alpha": 4.0,
+            "learning_rate": 1e-3,
+            "seed": 11,
+            "batch_size": 4,
+            "num_repeats": 1,
+            "epochs": 4,
+            "save_every_n_epochs": 2,
         }
         spec = {
             "format": "lorawright.training/1",
@@ -105,8 +112,11 @@ def write_spec(tmp_path_factory: pytest.TempPathFactory) -> WriteSpec:
             "trigger_word": "inkstyle",
             "params": {**quick, **(params or {})},
             "base_model": {
-                **{"id": "emoji-64", "location": str(REPOSITORY / "assets" / "emoji-64")},
-                **{"architecture": "emoji-64", "native_resolution": 64, "vae_scale_factor": 4},
+                "id": "emoji-64",
+                "location": str(REPOSITORY / "assets" / "emoji-64"),
+                "architecture": "emoji-64",
+                "native_resolution": 64,
+                "vae_scale_factor": 4,
             },
             "images": images,
             **more,

@@ -91,7 +91,7 @@ class _Vae:
     device = torch.device("cpu")
     dtype = torch.float32
 
-    class config:  # noqa: N801 (the name diffusers gives it)
+    class config:
         scaling_factor = 0.5
 
     def __init__(self, value=1.0):
