@@ -59,9 +59,6 @@ class Settings(BaseSettings):
     )
 
     # --- the API ---------------------------------------------------------------------------
-    public_url: str = Field(
-        default="http://localhost:8000", description="Where clients reach the API."
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line written."
     )
@@ -74,7 +71,7 @@ class Settings(BaseSettings):
         default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."
     )
     max_upload_files: int = Field(
-        default=1000, ge=1, description="Most files in one multipart upload."
+        default=1000, ge=1, le=1000, description="Most files in one multipart upload."
     )
     max_image_bytes: int = Field(
         default=64 * MIB, ge=1024, description="Largest picture file, in an archive too."
@@ -100,9 +97,6 @@ class Settings(BaseSettings):
         default=5000, ge=1, description="Most pictures in one dataset."
     )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
-    max_lora_file_bytes: int = Field(
-        default=1 * GIB, ge=MIB, description="Largest LoRA file that can be uploaded."
-    )
 
     # --- requests --------------------------------------------------------------------------
     max_loras_per_generation: int = Field(

@@ -28,7 +28,7 @@ def servers() -> Iterator[EmbeddedServers]:
         os.environ |= running.environment() | {
             "LORAWRIGHT_DEFAULT_BASE_MODEL": "emoji-64",
             "LORAWRIGHT_DEFAULT_CAPTIONER": "emoji-blip",
-            "LORAWRIGHT_TORCH_THREADS": "2",
+            "LORAWRIGHT_LOG_LEVEL": "warning",
         }
         for cached in (settings.get_settings, broker.get_redis, storage.get_store, get_engine):
             cached.cache_clear()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 # Every table, so that foreign keys between them resolve whichever handler runs first.
 from app import tables  # noqa: F401
 from app.database import JsonObject, transaction
-from app.errors import JobError, LeaseLost, LorawrightError
+from app.errors import JobInputMissing, LeaseLost, LorawrightError, NotFound
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
@@ -119,7 +119,9 @@ def _record_failure(claim: Claim, lease: Lease, error: Exception, gpu_seconds: f
 
 def _describe(error: Exception) -> JsonObject:
     """What the customer is told. Only our own errors speak; others might quote secrets."""
-    if isinstance(error, JobError | LorawrightError):
+    if isinstance(error, NotFound):
+        return _describe(JobInputMissing("A file that the job needs is gone from storage"))
+    if isinstance(error, LorawrightError):
         return {"code": error.code, "message": error.detail, "retryable": error.retryable}
     return {
         "code": "internal",

@@ -15,6 +15,7 @@ from app.errors import (
     DatabaseUnavailable,
     FieldProblem,
     LorawrightError,
+    TooLarge,
     status_of,
 )
 
@@ -65,7 +66,7 @@ def problem_response(
 ) -> JSONResponse:
     """An answer in the one shape all errors have."""
     problem = Problem(
-        type=f"/docs/errors#{code}",
+        type=f"urn:lorawright:error:{code}",
         title=title,
         status=status,
         detail=detail,
@@ -123,6 +124,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def framework(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400 and str(error.detail).startswith("Too many files"):
+            # The form parser's own cap, the highest that LORAWRIGHT_MAX_UPLOAD_FILES can be.
+            return from_domain(request, TooLarge(f"{error.detail}: send an archive instead"))
         return problem_response(
             request,
             status=error.status_code,

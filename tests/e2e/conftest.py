@@ -4,7 +4,7 @@ import io
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.tables import metadata
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Pauses are shortened, so that tests need not wait for what is measured in minutes.
 VARIABLES = {
+    "LORAWRIGHT_LOG_LEVEL": "info",
     "LORAWRIGHT_SWEEP_SECONDS": "1",
     "LORAWRIGHT_LEASE_SECONDS": "6",
     "LORAWRIGHT_HEARTBEAT_SECONDS": "1",
@@ -109,7 +110,6 @@ class Road:
     captioning: dict[str, Any]
     training: dict[str, Any]
     lora: str
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +164,7 @@ def road(service: Service) -> Road:
         {
             "dataset": dataset,
             "name": "ink",
-            "params": {"seed": 20, "max_steps": 200, "save_every_n_epochs": 8},
+            "params": {"seed": 20, "save_every_n_epochs": 8},
             "sample_prompts": ["red heart, inkstyle"],
         },
     )

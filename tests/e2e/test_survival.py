@@ -1,5 +1,6 @@
 """What becomes of a training whose customer, worker or trainer goes away in the middle."""
 
+import contextlib
 import os
 import signal
 import time
@@ -122,7 +123,5 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 def _kill(process: psutil.Process) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
-    except psutil.NoSuchProcess:
-        pass

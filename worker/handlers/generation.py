@@ -31,9 +31,10 @@ LORA_CACHE = "loras"
 class GenerationFailed(JobError):
     """The drawing refused the request; the code is the drawing's own."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
         super().__init__(detail)
         self.code = code
+        self.retryable = retryable
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,11 @@ def run(context: JobContext) -> Callable[[Session], None]:
     except DrawingStopped:
         context.check()
         raise
-    except (InferenceError, BaseModelUnavailable) as error:
+    except InferenceError as error:
         raise GenerationFailed(error.code, str(error)) from error
+    except BaseModelUnavailable as error:
+        # A hub may only be away for a while.
+        raise GenerationFailed(error.code, str(error), retryable=True) from error
     stored: list[_Stored] = []
     policy = device_policy()
     receipt: JsonObject = {}
@@ -125,7 +129,9 @@ def _store_checked(key: str, data: bytes, image: Any) -> _Stored:
     """Read the object back: succeeded means that it is there, whole."""
     digest = hashlib.sha256(data).hexdigest()
     if get_store().sha256(key) != digest:
-        raise GenerationFailed("storage_corrupt", f"{key} was not stored as it was sent")
+        raise GenerationFailed(
+            "storage_corrupt", f"{key} was not stored as it was sent", retryable=True
+        )
     return _Stored(image.seed, image.width, image.height, key, digest, len(data))
 
 

@@ -3,13 +3,23 @@
 from functools import cache
 
 from app.catalog import BaseModelEntry, CaptionerEntry, load_catalog
-from app.errors import JobInputMissing
+from app.errors import JobError, JobInputMissing
 from app.settings import get_settings
 from worker.ml.base_models.device import DevicePolicy, choose_policy
-from worker.ml.captioning.blip import BlipCaptioner
+from worker.ml.captioning.blip import BlipCaptioner, CaptionerUnavailable
 from worker.ml.captioning.captioner import Captioner
 from worker.ml.inference.pipelines import PipelineCache
 from worker.ml.inference.spec import BaseModelSpec
+
+
+class ModelUnavailable(JobError):
+    """A network cannot be loaded; a hub may only be away for a while."""
+
+    retryable = True
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 @cache
@@ -45,13 +55,16 @@ def captioner(captioner_id: str) -> Captioner:
     entry: CaptionerEntry | None = load_catalog(settings.catalog_path).captioner(captioner_id)
     if entry is None:
         raise JobInputMissing(f"The captioner {captioner_id} is no longer offered")
-    return BlipCaptioner.load(
-        entry.location(settings.catalog_path),
-        entry.revision,
-        device_policy(),
-        max_new_tokens=entry.max_new_tokens,
-        batch_size=settings.captioning_batch_size,
-    )
+    try:
+        return BlipCaptioner.load(
+            entry.location(settings.catalog_path),
+            entry.revision,
+            device_policy(),
+            max_new_tokens=entry.max_new_tokens,
+            batch_size=settings.captioning_batch_size,
+        )
+    except CaptionerUnavailable as error:
+        raise ModelUnavailable(error.code, str(error)) from error
 
 
 def base_model_entry(base_model_id: str) -> BaseModelEntry:

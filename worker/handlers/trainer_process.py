@@ -116,6 +116,7 @@ def trainer(
     cache: Path,
     *,
     state_every_seconds: float,
+    cpu_threads: int,
     resume: bool,
 ) -> Iterator[TrainerProcess]:
     """Start the trainer on a spec; whatever happens, it is gone when the block ends."""
@@ -126,6 +127,8 @@ def trainer(
         "--num_processes=1",
         "--num_machines=1",
         "--mixed_precision=no",
+        # Unless told, the launcher allows one thread.
+        f"--num_cpu_threads_per_process={cpu_threads}",
         "--dynamo_backend=no",
         "--module",
         "worker.ml.training",

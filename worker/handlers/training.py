@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ def run(context: JobContext) -> Callable[[Session], None]:
         output,
         cache_folder(LATENT_CACHE),
         state_every_seconds=settings.training_state_seconds,
+        cpu_threads=settings.torch_threads or os.cpu_count() or 1,
         resume=state is not None,
     ) as process:
         _listen(running, process, settings.graceful_stop_seconds)
@@ -114,7 +116,8 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
         "sample_prompts": spec["sample_prompts"],
         "sample_steps": min(SAMPLE_STEPS, entry.generation.steps),
         "sample_guidance_scale": entry.generation.guidance_scale,
-        "metadata": {"lorawright_training": context.claim.job_id},
+        # Nothing of this job: the same spec makes the same file, and a retry can go on.
+        "metadata": {},
     }
     path = context.folder / "spec.json"
     path.write_text(json.dumps(local))
@@ -236,7 +239,9 @@ def _on_state(running: _Run, event: JsonObject) -> None:
         row = session.get_one(Training, claim.job_id)
         before, row.state = row.state, {"step": event["step"], "files": files}
     if before is not None:
-        get_store().delete(set(before["files"].values()) - set(files.values()))
+        # A retry began from the state of another training, which keeps it.
+        own = {key for key in before["files"].values() if f"/{claim.job_id}/" in key}
+        get_store().delete(own - set(files.values()))
 
 
 def _on_result(running: _Run, event: JsonObject) -> None:

@@ -31,12 +31,10 @@ class Style:
     name: str
     folder: str
     trigger: str
-    # Fewer than the preset's, so that the demo fits its five minutes on two cores.
-    max_steps: int
 
 
-INK = Style("ink", "ink-style", "inkstyle", 200)
-RISO = Style("riso", "riso-style", "risostyle", 200)
+INK = Style("ink", "ink-style", "inkstyle")
+RISO = Style("riso", "riso-style", "risostyle")
 STYLES = (INK, RISO)
 # Subjects that are in neither dataset, and how many of them the sheet shows.
 PROMPTS_FILE = "holdout_prompts.json"
@@ -174,7 +172,7 @@ def _learn(caller: "Caller", style: Style, examples: Path, output: Path, report:
             {
                 "dataset": dataset["id"],
                 "name": f"{style.name} demo",
-                "params": {"max_steps": style.max_steps, "seed": SEED},
+                "params": {"seed": SEED},
             },
         )
     caller.client.download(

@@ -156,7 +156,6 @@ class EmbeddedStack:
     def _variables(self) -> dict[str, str]:
         return {
             **default_models(),
-            "LORAWRIGHT_PUBLIC_URL": self.url,
             **self._servers.environment(),
         }
 

@@ -4,8 +4,11 @@ What an archive says of itself (sizes, names, kinds) is checked first, since tha
 really yields is counted as well, since headers lie.
 """
 
+import lzma
+import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -15,9 +18,13 @@ from app.errors import ArchiveUnsafe, FieldProblem
 from app.settings import Settings
 
 CHUNK_BYTES = 256 * 1024
+DRIVE = re.compile(r"^[A-Za-z]:")
 # An unpacked member this small cannot bomb, whatever its ratio.
 RATIO_FREE_BYTES = 1024 * 1024
-BAD_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError)
+BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, NotImplementedError),
+)
 
 
 def unpack(archive: StagedFile, folder: Path, settings: Settings) -> Iterator[StagedFile]:
@@ -159,7 +166,7 @@ def _check_count(archive: str, count: int, settings: Settings) -> None:
 def _check_path(archive: str, name: str) -> None:
     """We never write under a member's name, but one that tries to escape is a sign of malice."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[:1]:
+    if path.is_absolute() or ".." in path.parts or "\0" in name or DRIVE.match(name):
         raise _refused(archive, "archive_path", f"member {name!r} points outside the archive")
 
 

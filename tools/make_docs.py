@@ -1,0 +1,209 @@
+"""Write the pages that the code itself can tell: settings, commands, and the OpenAPI document.
+
+    python -m tools.make_docs
+
+tests/test_docs.py fails where a page under docs/ is no longer what this writes.
+"""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import typer.main
+from pydantic.fields import FieldInfo
+
+from app.cli.main import app as command_line
+from app.main import create_app
+from app.settings import REPOSITORY, Settings
+
+DOCS = REPOSITORY / "docs"
+SECTION = re.compile(r"^ +# --- (.+?) -+$")
+FIELD = re.compile(r"^ {4}(\w+): ")
+UNITS = {
+    "_bytes": "bytes",
+    "_seconds": "s",
+    "_px": "px",
+    "_pixels": "pixels",
+    "_chars": "characters",
+}
+
+SETTINGS_HEAD = """\
+# Settings
+
+Every setting is an environment variable, read once when a process starts. The API, the workers
+and beat read the same ones; give them the same values. `lorawright up` fills in the addresses,
+secrets and default models of its own stack, and a variable that is set wins over them. A value
+outside its range stops the process at its start, with a message that names the setting.
+
+The `lorawright` command reads two more, `LORAWRIGHT_URL` and `LORAWRIGHT_API_KEY`: see
+[the command line](cli.md).
+
+This page is written by `python -m tools.make_docs` from `app/settings.py`."""
+
+CLI_HEAD = """\
+# The command line
+
+`lorawright` is installed with the package; after `make demo`, `make up` or `make test` it is in
+`.venv/bin`. `train`, `generate` and `jobs` use the REST API alone, so they work against any
+server:
+
+```sh
+export LORAWRIGHT_URL=https://loras.example.com LORAWRIGHT_API_KEY=lw_live_…
+lorawright train my-pictures/ --trigger inkstyle --name ink
+lorawright generate "inkstyle, a red apple" --lora ink:0.7 --seed 1
+```
+
+Without `--url` they use the stack that runs on `--data-dir`, and its first admin key. `migrate`
+and `key create` go to the database of `LORAWRIGHT_DATABASE_URL` instead, and need no key; a key
+made without `--scope` may do everything but administer.
+
+A command that fails says why on standard error and ends with 1; wrong options end with 2. An
+error of the API shows its status and its code, which [errors.md](errors.md) explains.
+
+This page is written by `python -m tools.make_docs` from `app/cli/`."""
+
+
+def pages() -> dict[Path, str]:
+    """Each generated file and its content."""
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "cli.md": cli_page(),
+        DOCS / "openapi.json": openapi_document(),
+    }
+
+
+def openapi_document() -> str:
+    """The contract as JSON, sorted, so that a change of it shows as a small diff."""
+    document = create_app().openapi()
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def settings_page() -> str:
+    """Every setting in the order and under the headings of the class."""
+    lines = [SETTINGS_HEAD]
+    for line in inspect.getsource(Settings).splitlines():
+        if section := SECTION.match(line):
+            title = section[1][0].upper() + section[1][1:]
+            lines += [
+                f"\n## {title}\n",
+                "| variable | default | range | meaning |",
+                "|---|---|---|---|",
+            ]
+        elif (field := FIELD.match(line)) and field[1] in Settings.model_fields:
+            lines.append(_setting(field[1], Settings.model_fields[field[1]]))
+    return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, field: FieldInfo) -> str:
+    cells = [f"`LORAWRIGHT_{name.upper()}`", _default(name, field.default), _range(name, field)]
+    return _row([*cells, field.description or ""])
+
+
+def _default(name: str, value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, Path) and value.is_relative_to(REPOSITORY):
+        return f"`{value.relative_to(REPOSITORY)}` of the source"
+    if name.endswith("_bytes"):
+        return f"`{value}` ({_binary(value)})"
+    return f"`{value}`"
+
+
+def _binary(size: float) -> str:
+    """A size in the largest binary unit that holds it whole: 1 GiB, 64 MiB."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size % 1024:
+            return f"{size:g} {unit}"
+        size /= 1024
+    return f"{size:g} GiB"
+
+
+def _range(name: str, field: FieldInfo) -> str:
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(limit, kind)}"
+        for limit in field.metadata
+        for kind, sign in signs.items()
+        if hasattr(limit, kind)
+    ]
+    unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+    return f"{', '.join(bounds)} {unit}".strip() if bounds else ""
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    lines = [CLI_HEAD]
+    for name, command in commands().items():
+        arguments = " ".join(
+            parameter.name.upper()
+            for parameter in command.params
+            if parameter.param_type_name == "argument"
+        )
+        usage = " ".join(part for part in (name, arguments, "[OPTIONS]") if part)
+        lines += [f"\n## {name}\n", f"`{usage}`\n", inspect.cleandoc(command.help or "")]
+        shown = [parameter for parameter in command.params if parameter.name != "help"]
+        if shown:
+            lines += ["\n| option | default | meaning |", "|---|---|---|"]
+            lines += [_option(parameter) for parameter in shown]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def commands() -> dict[str, Any]:
+    """Every command that does something, by its full name, in the order of the help."""
+    return _commands_of("lorawright", typer.main.get_command(command_line))
+
+
+def _commands_of(name: str, command: Any) -> dict[str, Any]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return {name: command}
+    found: dict[str, Any] = {}
+    for word, each in inner.items():
+        found |= _commands_of(f"{name} {word}", each)
+    return found
+
+
+def _option(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        spelled = f"`{parameter.name.upper()}`"
+    else:
+        spelled = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
+    meaning = parameter.help or ""
+    limits = (("at least", parameter.min), ("at most", parameter.max))
+    if told := " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None):
+        meaning += f" It is {told}."
+    if parameter.envvar:
+        meaning += f" Or `{parameter.envvar}`."
+    return _row([spelled, _option_default(parameter), meaning])
+
+
+def _option_default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    value = parameter.default
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{(parameter.opts if value else parameter.secondary_opts)[0]}`"
+    return f"`{value}`"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> None:
+    """Write every page."""
+    for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(REPOSITORY))
+
+
+if __name__ == "__main__":
+    main()
