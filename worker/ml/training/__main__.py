@@ -20,9 +20,16 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 
-from worker.ml.training.errors import EXIT_STOPPED, Stopped, TrainingError
+from worker.ml.training.errors import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    BaseModelUnsuitable,
+    Stopped,
+    TrainingError,
+)
 from worker.ml.training.events import Events
 from worker.ml.training.spec import read_spec
 
@@ -37,12 +44,17 @@ def main() -> int:
         threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
     try:
         _train(args, events, stop)
-    except Stopped:
-        events.send("stopped")
+    except Stopped as stopped:
+        events.send("stopped", step=stopped.step)
         return EXIT_STOPPED
     except TrainingError as error:
         events.send("error", code=error.code, message=str(error), retryable=error.retryable)
         return error.exit_code
+    except Exception as error:  # The program's edge: whatever happened, it is told and recorded.
+        traceback.print_exc()
+        message = f"an unexpected {type(error).__name__}: {error}"
+        events.send("error", code="trainer_crashed", message=message, retryable=True)
+        return EXIT_FAILED
     return 0
 
 
@@ -51,32 +63,47 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     # Imported late: a bad spec is told at once, and torch takes seconds.
     import torch
 
+    from worker.ml.base_models.load import BaseModelUnavailable
+    from worker.ml.training.advice import describe, without_effect
     from worker.ml.training.loop import Training
     from worker.ml.training.plan import make_plan
     from worker.ml.training.prepare import prepare
 
+    def pause() -> None:
+        if stop.is_set():
+            raise Stopped(None)
+
     _quiet_libraries()
     torch.manual_seed(spec.seed)
-    plan = make_plan(spec.params, spec.params.batch_size)
+    plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
+    if plan.device.type == "cuda":
+        # TensorFloat-32 for what stays in float32, such as the VAE.
+        torch.set_float32_matmul_precision("high")
     for reason in plan.reasons:
         events.log(reason)
+    for warning in without_effect(spec):
+        events.log(warning, "warning")
     args.output.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(spec, plan, args.cache or args.output / "cache", events)
-    Training(
-        spec=spec,
-        # Of what it says, not of where its files lie: another worker lays them elsewhere.
-        spec_sha256=_fingerprint(
-            spec.model_dump_json(
-                exclude={"images": {"__all__": {"path"}}, "base_model": {"location"}}
-            )
-        ),
-        plan=plan,
-        prepared=prepared,
-        output=args.output,
-        events=events,
-        should_stop=stop.is_set,
-        state_every_seconds=args.state_every_seconds,
-    ).run(resume=args.resume)
+    try:
+        prepared = prepare(spec, plan, args.cache or args.output / "cache", events, pause)
+        events.log(describe(prepared.steps, spec.params))
+        Training(
+            spec=spec,
+            # Of what it says, not of where its files lie: another worker lays them elsewhere.
+            spec_sha256=_fingerprint(
+                spec.model_dump_json(
+                    exclude={"images": {"__all__": {"path"}}, "base_model": {"location"}}
+                )
+            ),
+            plan=plan,
+            prepared=prepared,
+            output=args.output,
+            events=events,
+            should_stop=stop.is_set,
+            state_every_seconds=args.state_every_seconds,
+        ).run(resume=args.resume)
+    except BaseModelUnavailable as error:
+        raise BaseModelUnsuitable(str(error)) from error
 
 
 def _arguments() -> argparse.Namespace:

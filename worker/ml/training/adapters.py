@@ -39,6 +39,8 @@ def add_adapters(unet: nn.Module, params: TrainingParams) -> None:
         down, up = module.lora_A[_NAME], module.lora_B[_NAME]
         down.float()
         up.float()
+        # Autocast chooses formats itself; a cast of the inputs to float32 first doubles the work.
+        module.cast_input_dtype_enabled = False
         with torch.no_grad():
             fresh = torch.empty(down.weight.shape)
             # kaiming_uniform_ with a = √5 is uniform over ±1/√fan_in.

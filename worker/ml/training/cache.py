@@ -6,8 +6,8 @@ processes may share a folder without a lock.
 
 import hashlib
 import json
-import os
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -44,7 +44,7 @@ class TensorCache:
         """Store tensors, whole or not at all."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
+        partial = path.with_suffix(f".{uuid4().hex}.part")
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
         partial.replace(path)
 

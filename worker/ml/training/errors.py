@@ -35,7 +35,7 @@ class LatentsNotFinite(TrainingError):
 
 
 class LossNotFinite(TrainingError):
-    """The loss became NaN or infinite; checkpoints saved before stay."""
+    """The loss or the gradient became NaN or infinite, or the loss ran away; checkpoints stay."""
 
     code = "loss_not_finite"
 
@@ -46,6 +46,12 @@ class OutOfMemory(TrainingError):
     code = "out_of_memory"
 
 
+class BaseModelUnsuitable(TrainingError):
+    """The base model cannot be loaded, or is of a kind that is not trained."""
+
+    code = "base_model_unsuitable"
+
+
 class ExportMismatch(TrainingError):
     """A LoRA file, read back, does not hold the trained weights."""
 
@@ -54,4 +60,12 @@ class ExportMismatch(TrainingError):
 
 
 class Stopped(Exception):
-    """SIGTERM was heard and the state is saved; not an error."""
+    """SIGTERM was heard and the state is saved; not an error.
+
+    Attributes:
+        step: optimizer steps done and saved; None before the first could be taken.
+    """
+
+    def __init__(self, step: int | None) -> None:
+        super().__init__(step)
+        self.step = step

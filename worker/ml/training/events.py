@@ -9,7 +9,7 @@
 * `log`: level, message
 * `result`: recommended_step, first_loss, last_loss, first_validation_loss, last_validation_loss,
   base_hash, base_hash_unchanged
-* `stopped`: nothing more
+* `stopped`: step, null when it was stopped before the first could be taken
 * `error`: code, message, retryable
 """
 

@@ -1,7 +1,9 @@
 """A picture as the VAE takes it: upright, opaque, resized to cover its bucket, cropped."""
 
+import hashlib
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +46,21 @@ def frame(width: int, height: int, bucket: tuple[int, int]) -> tuple[tuple[int, 
     return resized, Framing((height, width), crop, (bucket_height, bucket_width))
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, sha256: str) -> Image.Image:
     """RGB, turned as EXIF says, transparent parts on white.
 
     Raises:
-        ImageBroken: it does not decode; the message names the file.
+        ImageBroken: it is not the file of that hash, or does not decode; the message names it.
     """
     try:
         with warnings.catch_warnings():
             # Size limits are the service's, checked at upload.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            data = path.read_bytes()
+            # What is made of it is kept under this hash, for other trainings too.
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ImageBroken(f"{path.name} has another sha256 than the spec says")
+            with Image.open(BytesIO(data)) as opened:
                 upright = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageBroken(f"{path.name} does not decode: {error}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.ml.training.cache import TensorCache, cache_key
-from worker.ml.training.errors import LatentsNotFinite
+from worker.ml.training.errors import ImageBroken, LatentsNotFinite
 from worker.ml.training.images import Framing, frame, load_image, to_pixels
 from worker.ml.training.spec import ImageSpec
 
@@ -69,8 +69,7 @@ def encode_images(
         size = max(1, ENCODE_PIXELS // (bucket[0] * bucket[1] * (2 if flip else 1)))
         for start in range(0, len(numbers), size):
             part = numbers[start : start + size]
-            paths = [Path(images[number].path) for number in part]
-            pixels = [to_pixels(load_image(path), bucket)[0] for path in paths]
+            pixels = [_pixels(images[number], bucket) for number in part]
             encoded = _encode(network, pixels, flip)
             for number, latents in zip(part, encoded, strict=True):
                 if not torch.isfinite(latents).all():
@@ -84,6 +83,17 @@ def encode_images(
         LatentImage(found[number], _framing(images[number], buckets[number]).time_ids)
         for number in range(len(images))
     ]
+
+
+def _pixels(image: ImageSpec, bucket: tuple[int, int]) -> Tensor:
+    path = Path(image.path)
+    picture = load_image(path, image.sha256)
+    if picture.size != (image.width, image.height):
+        raise ImageBroken(
+            f"{path.name} is {picture.width}x{picture.height}; the spec says "
+            f"{image.width}x{image.height}"
+        )
+    return to_pixels(picture, bucket)[0]
 
 
 @torch.no_grad()

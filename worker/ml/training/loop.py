@@ -4,17 +4,18 @@ Every random choice comes from (seed, step), see `sampling`; all else that a ste
 the state. So a run killed anywhere and resumed makes the same bytes as one that was not.
 """
 
+import math
 import resource
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.ml.base_models.hashing import hash_tensors
 from worker.ml.base_models.load import BaseModel, load_base_model
@@ -27,7 +28,7 @@ from worker.ml.training.adapters import (
     base_weights,
     read_adapters,
 )
-from worker.ml.training.errors import LossNotFinite, OutOfMemory, Stopped
+from worker.ml.training.errors import BaseModelUnsuitable, LossNotFinite, OutOfMemory, Stopped
 from worker.ml.training.events import Events
 from worker.ml.training.export import export_checkpoint
 from worker.ml.training.objective import NoiseSchedule, weighted_loss
@@ -41,6 +42,8 @@ from worker.ml.training.validation import validation_loss
 # How many steps' losses may wait on the device before they are read.
 FLUSH_STEPS = 10
 FLUSH_SECONDS = 1.0
+# Noise and velocity have a variance near 1, so a loss of 1 is that of a UNet that answers zero.
+RUNAWAY_LOSS = 10.0
 
 
 @dataclass
@@ -76,9 +79,12 @@ class Training:
 
         Raises:
             Stopped: `should_stop` said so; the state is saved.
-            LossNotFinite, OutOfMemory, ExportMismatch: as their names say.
+            BaseModelUnsuitable, LossNotFinite, OutOfMemory, ExportMismatch: as their names say.
         """
-        self._load()
+        try:
+            self._load()
+        except ValueError as error:
+            raise BaseModelUnsuitable(f"{self.spec.base_model.id}: {error}") from error
         if resume:
             self._resume()
         try:
@@ -137,12 +143,24 @@ class Training:
             loss = self._validate()
             self.position.first_validation_loss = self.position.last_validation_loss = loss
             self._send_rows([_row(step=0, epoch=0, validation_loss=loss)])
-        saved_at = self._flushed_at = time.monotonic()
-        started, first = time.monotonic(), self.position.step
+        saved_at = self._flushed_at = started = time.monotonic()
+        first = self.position.step
         batches: list[list[int]] = []
         batches_of = -1
-        while self.position.step < self.total_steps:
+        while True:
             step = self.position.step
+            # Before the next step, not after the last: a run that was stopped inside a checkpoint
+            # makes it anew when it goes on.
+            if self._ends_in_checkpoint(step) and step not in self.position.checkpoints:
+                self._checkpoint(math.ceil(step / steps.steps_per_epoch))
+                self._save_state()
+                saved_at = time.monotonic()
+            if step == self.total_steps:
+                break
+            self._pause()
+            if time.monotonic() - saved_at > self.state_every_seconds:
+                self._save_state()
+                saved_at = time.monotonic()
             epoch, within = divmod(step, steps.steps_per_epoch)
             if epoch != batches_of:
                 batches = sampling.epoch_batches(
@@ -152,13 +170,7 @@ class Training:
             start = within * params.gradient_accumulation
             self._step(step, epoch, batches[start : start + params.gradient_accumulation])
             self.position.step = done = step + 1
-            ends_epoch = done % steps.steps_per_epoch == 0
-            at_checkpoint = done == self.total_steps or (
-                ends_epoch and (epoch + 1) % params.save_every_n_epochs == 0
-            )
-            if at_checkpoint:
-                self._checkpoint(epoch + 1)
-            elif (
+            if (
                 len(self._waiting) >= FLUSH_STEPS
                 or time.monotonic() - self._flushed_at > FLUSH_SECONDS
             ):
@@ -172,14 +184,23 @@ class Training:
                 eta_s=pace * (self.total_steps - done),
                 last=done == self.total_steps,
             )
-            stopping = self.should_stop() and done < self.total_steps
-            due = time.monotonic() - saved_at > self.state_every_seconds
-            if at_checkpoint or due or stopping:
-                self._save_state()
-                saved_at = time.monotonic()
-            if stopping:
-                raise Stopped
         self._finish()
+
+    def _ends_in_checkpoint(self, step: int) -> bool:
+        """Whether the step just done is the last of the run, or of an epoch that is kept."""
+        epoch, within = divmod(step, self.prepared.steps.steps_per_epoch)
+        kept = within == 0 and epoch % self.spec.params.save_every_n_epochs == 0
+        return step == self.total_steps or (step > 0 and kept)
+
+    def _pause(self) -> None:
+        """The point where a run may be stopped: nothing since the last step is half done.
+
+        Raises:
+            Stopped: it was asked for, and the state is saved.
+        """
+        if self.should_stop():
+            self._save_state()
+            raise Stopped(self.position.step)
 
     def _step(self, step: int, epoch: int, micro_batches: list[list[int]]) -> None:
         """One optimizer step; nothing here waits for the device."""
@@ -230,7 +251,7 @@ class Training:
             device
         )  # (B,)
         dtype = self.plan.policy.dtype
-        with self._autocast():
+        with self._arithmetic():
             predicted = self.unet(
                 self.schedule.add_noise(latents, noise, timesteps).to(dtype),
                 timesteps,
@@ -251,10 +272,9 @@ class Training:
         """Measure, draw and write the LoRA as it is now."""
         step = self.position.step
         loss = self._validate() if self.prepared.held_out else None
-        self._flush(loss)
-        self.position.checkpoints[step] = loss
         if loss is not None:
             self.position.last_validation_loss = loss
+        self._flush(loss)
         if self.prepared.samples:
             self._draw_samples(step, epoch)
         folder = self.output / "checkpoints"
@@ -265,10 +285,12 @@ class Training:
             self.spec,
             self.shape,
             self.index,
+            prediction=self.schedule.prediction,
             step=step,
             epoch=epoch,
             total_steps=self.total_steps,
         )
+        self.position.checkpoints[step] = loss
         self.events.send(
             "checkpoint",
             epoch=epoch,
@@ -292,7 +314,8 @@ class Training:
             side=spec.params.resolution,
             steps=spec.sample_steps,
             guidance_scale=spec.sample_guidance_scale,
-            autocast=self._autocast,
+            arithmetic=self._arithmetic,
+            pause=self._pause,
         )
         for wanted, path in zip(self.prepared.samples, paths, strict=True):
             self.events.send(
@@ -311,7 +334,8 @@ class Training:
             self.schedule,
             self.plan.device,
             self.plan.policy.dtype,
-            self._autocast,
+            self._arithmetic,
+            self._pause,
         )
 
     def _save_state(self) -> None:
@@ -325,9 +349,17 @@ class Training:
         """Read the waiting losses off the device, all at once, and tell them.
 
         Raises:
-            LossNotFinite: one of them is NaN or infinite.
+            LossNotFinite: one of them, or its gradient, is NaN, infinite or beyond reason.
         """
         if not self._waiting:
+            if validation is not None:
+                # Stopped inside the checkpoint: the step's own row went out before.
+                step = self.position.step
+                epoch = math.ceil(step / self.prepared.steps.steps_per_epoch)
+                loss = self.position.last_loss
+                self._send_rows(
+                    [_row(step=step, epoch=epoch, loss=loss, validation_loss=validation)]
+                )
             return
         numbers = torch.stack(
             [torch.stack([each.loss, each.grad_norm.to(each.loss)]) for each in self._waiting]
@@ -348,16 +380,23 @@ class Training:
         ]
         self._waiting, self._flushed_at = [], now
         for row in rows:
-            if not isfinite(row["loss"]):
-                raise LossNotFinite(
-                    f"the loss became {row['loss']} at step {row['step']}; try a learning rate "
-                    f"below {self.spec.params.learning_rate:g}"
-                )
+            self._check(row)
         if self.position.first_loss is None:
             self.position.first_loss = rows[0]["loss"]
         self.position.last_loss = rows[-1]["loss"]
         rows[-1]["validation_loss"] = validation
         self._send_rows(rows)
+
+    def _check(self, row: dict[str, Any]) -> None:
+        advice = f"try a learning rate below {self.spec.params.learning_rate:g}"
+        if not row["loss"] <= RUNAWAY_LOSS:
+            raise LossNotFinite(f"the loss became {row['loss']} at step {row['step']}; {advice}")
+        # A loss scaler leaves out the steps whose gradient overflowed; without one they are in the
+        # weights already, and the next loss would be the first to show it.
+        if not (math.isfinite(row["grad_norm"]) or self.scaler.is_enabled()):
+            raise LossNotFinite(
+                f"the gradient became {row['grad_norm']} at step {row['step']}; {advice}"
+            )
 
     def _send_rows(self, rows: list[dict[str, Any]]) -> None:
         self.events.send("metrics", rows=rows)
@@ -389,10 +428,15 @@ class Training:
         """Optimizer steps of the whole run."""
         return self.prepared.steps.total_steps
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.plan.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.plan.device.type, self.plan.autocast)
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """The number format and the attention kernel that the plan chose for the UNet."""
+        with ExitStack() as stack:
+            if self.plan.autocast is not None:
+                stack.enter_context(torch.autocast(self.plan.device.type, self.plan.autocast))
+            if self.plan.plain_attention:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
 
     def _memory_bytes(self) -> int:
         if self.plan.device.type == "cuda":

@@ -1,9 +1,9 @@
 """Everything the loop reads, made before it starts: latents, embeddings, what is held out."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,14 @@ class Prepared:
     vae: Any
 
 
-def prepare(spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events) -> Prepared:
-    """Encode what is not in the cache yet; VAE and text encoders are gone when this returns."""
+def prepare(
+    spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events, pause: Callable[[], None]
+) -> Prepared:
+    """Encode what is not in the cache yet; VAE and text encoders are gone when this returns.
+
+    Args:
+        pause: called between batches; what it raises ends the preparation.
+    """
     base, params = spec.base_model, spec.params
     loaded = load_base_model(base.location, base.revision, plan.policy, parts=())
     bucket_plan = BucketPlan.for_base(params.resolution, base.vae_scale_factor)
@@ -68,14 +74,18 @@ def prepare(spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events) 
             (found.tokenizer, found.tokenizer_2), (found.text_encoder, found.text_encoder_2)
         )
 
+    def on_image(done: int) -> None:
+        events.progress("prepare", step=done, total_steps=total)
+        pause()
+
     images = encode_images(
         spec.images,
         placed,
         flip=params.flip_augment,
         vae=vae,
-        vae_sha256=_hash_files(loaded.folder, "vae", plan.policy.vae_dtype),
+        vae_sha256=_hash_weights(loaded.folder, ("vae",), plan.policy.vae_dtype, vae),
         cache=store,
-        on_done=lambda done: events.progress("prepare", step=done, total_steps=total),
+        on_done=on_image,
     )
     variants = SHUFFLES if params.shuffle_caption else 1
     worded = [
@@ -85,10 +95,13 @@ def prepare(spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events) 
     embedded = embed_texts(
         [*(text for texts in worded for text in texts), *spec.sample_prompts, ""],
         encoders=encoders,
-        encoders_sha256=_hash_files(loaded.folder, "text_encoder*", plan.policy.dtype),
+        encoders_sha256=_hash_weights(
+            loaded.folder, ("text_encoder", "text_encoder_2"), plan.policy.dtype, encoders
+        ),
         cache=store,
+        on_done=lambda _: pause(),
     )
-    _warn_of_long_captions(spec, encoders, events)
+    _warn_of_long_captions(spec, plan, events)
     captions = [[embedded[text] for text in texts] for texts in worded]
     held_out = set(steps.held_out)
     buckets: dict[tuple[int, int], list[int]] = {}
@@ -114,23 +127,29 @@ def prepare(spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events) 
     )
 
 
-def _warn_of_long_captions(
-    spec: TrainingSpec, encoders: Callable[[], TextEncoders], events: Events
-) -> None:
-    # Characters are a cheap first sieve: a token has at least one.
-    long = [image.caption for image in spec.images if len(image.caption) > MAX_TOKENS]
+def _warn_of_long_captions(spec: TrainingSpec, plan: Plan, events: Events) -> None:
+    # A cheap first sieve: beside start and end, a token has at least one character.
+    long = [image.caption for image in spec.images if len(image.caption) > MAX_TOKENS - 2]
     if not long:
         return
-    cut = sum(encoders().longest([caption]) > MAX_TOKENS for caption in long)
+    base = spec.base_model
+    tokenizer = load_base_model(
+        base.location, base.revision, plan.policy, parts=("tokenizer",)
+    ).tokenizer
+    cut = sum(len(tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
     if cut:
         events.log(f"{cut} captions have over {MAX_TOKENS} tokens and are cut there", "warning")
 
 
-def _hash_files(folder: Path, pattern: str, dtype: object) -> str:
-    """Of a network's weight files and the precision they run in."""
-    digest = sha256(str(dtype).encode())
-    for path in sorted(folder.glob(f"{pattern}/*.safetensors")):
+def _hash_weights(
+    folder: Path, parts: Sequence[str], dtype: object, load: Callable[[], object]
+) -> str:
+    """Of the parts' weight files and the precision they run in."""
+    if not all(any(folder.glob(f"{part}/*.safetensors")) for part in parts):
+        # A hub's files are here only once they have been loaded.
+        load()
+    digest = hashlib.sha256(str(dtype).encode())
+    for path in sorted(path for part in parts for path in folder.glob(f"{part}/*.safetensors")):
         with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

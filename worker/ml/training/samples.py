@@ -1,6 +1,7 @@
 """Pictures at a checkpoint: what the LoRA does so far, at the same seeds each time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ def draw_samples(
     side: int,
     steps: int,
     guidance_scale: float,
-    autocast: Any,
+    arithmetic: Callable[[], AbstractContextManager[Any]],
+    pause: Callable[[], None],
 ) -> list[Path]:
-    """Draw each prompt with the UNet as it is now; the PNG files, in order."""
+    """Draw each prompt with the UNet as it is now; the PNG files, in order.
+
+    Args:
+        arithmetic: the context that the UNet computes in.
+        pause: called between pictures; what it raises ends the drawing.
+    """
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
         StableDiffusionXLPipeline,
     )
@@ -58,9 +65,10 @@ def draw_samples(
     pipeline.set_progress_bar_config(disable=True)
     paths: list[Path] = []
     for number, wanted in enumerate(prompts):
+        pause()
         embeds = wanted.text.tokens.unsqueeze(0).to(device, dtype)
         pooled = wanted.text.pooled.unsqueeze(0).to(device, dtype)
-        with autocast():
+        with arithmetic():
             latents = pipeline(
                 prompt_embeds=embeds,
                 pooled_prompt_embeds=pooled,

@@ -83,7 +83,9 @@ def newest_state(folder: Path, spec_sha256: str) -> tuple[Path | None, list[str]
     for path in _states(folder):
         try:
             hashes = json.loads((path / _MANIFEST).read_text())
-            broken = [name for name, digest in hashes.items() if _sha256(path / name) != digest]
+            broken = [
+                name for name in (_TENSORS, _POSITION) if _sha256(path / name) != hashes[name]
+            ]
             if broken:
                 notes.append(f"{path.name} is damaged ({', '.join(broken)}); an older one is used")
                 continue

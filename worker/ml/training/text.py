@@ -33,10 +33,6 @@ class TextEncoders:
     tokenizers: tuple[Any, Any]
     encoders: tuple[Any, Any]
 
-    def longest(self, texts: Sequence[str]) -> int:
-        """Tokens of the longest text, start and end included."""
-        return max(len(self.tokenizers[0](text).input_ids) for text in texts)
-
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """Embed texts, each cut at 77 tokens."""
@@ -52,10 +48,12 @@ class TextEncoders:
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])  # (B, 77, width)
         pooled = output.text_embeds  # of the second encoder, (B, projection)
-        tokens = torch.cat(states, dim=-1).float().cpu()
+        # Kept in the encoders' own precision: more digits would be made up.
+        tokens = torch.cat(states, dim=-1).cpu()
         return [
-            TextEmbedding(row, vector)
-            for row, vector in zip(tokens, pooled.float().cpu(), strict=True)
+            # Copies: a row of the batch would keep the whole batch in memory.
+            TextEmbedding(row.clone(), vector.clone())
+            for row, vector in zip(tokens, pooled.cpu(), strict=True)
         ]
 
 
@@ -65,12 +63,14 @@ def embed_texts(
     encoders: Callable[[], TextEncoders],
     encoders_sha256: str,
     cache: TensorCache,
+    on_done: Callable[[int], None],
 ) -> dict[str, TextEmbedding]:
     """The embedding of each distinct text, from the cache where it is there.
 
     Args:
         encoders: loads the text encoders; called only if something must be encoded.
         encoders_sha256: of their weights, part of the cache's key.
+        on_done: told after each batch how many texts are done.
     """
     found: dict[str, TextEmbedding] = {}
     missing: list[str] = []
@@ -80,6 +80,7 @@ def embed_texts(
             found[text] = TextEmbedding(stored["tokens"], stored["pooled"])
         else:
             missing.append(text)
+    on_done(len(found))
     for start in range(0, len(missing), ENCODE_BATCH):
         part = missing[start : start + ENCODE_BATCH]
         for text, embedding in zip(part, encoders().encode(part), strict=True):
@@ -88,4 +89,5 @@ def embed_texts(
                 {"tokens": embedding.tokens, "pooled": embedding.pooled},
             )
             found[text] = embedding
+        on_done(len(found))
     return found

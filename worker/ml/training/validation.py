@@ -1,6 +1,7 @@
 """Loss on held-out pictures, on noise and timesteps that never change, so that runs compare."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,19 +36,26 @@ def validation_loss(
     schedule: NoiseSchedule,
     device: torch.device,
     dtype: torch.dtype,
-    autocast: Any,
+    arithmetic: Callable[[], AbstractContextManager[Any]],
+    pause: Callable[[], None],
 ) -> float:
-    """Mean squared error over pictures and strata, unweighted; lower is better."""
+    """Mean squared error over pictures and strata, unweighted; lower is better.
+
+    Args:
+        arithmetic: the context that the UNet computes in.
+        pause: called between pictures; what it raises ends the measurement.
+    """
     was_training = unet.training
     unet.eval()
     errors: list[Tensor] = []
     for stratum in range(STRATA):
         timestep = int((stratum + 0.5) / STRATA * schedule.timesteps)
         for number, (image, text) in enumerate(zip(held_out.images, held_out.texts, strict=True)):
+            pause()
             latents = image.variants[:1].to(device)
             noise = noise_for(latents.shape, NOISE_SEED, number * STRATA + stratum, 0.0).to(device)
             timesteps = torch.full((1,), timestep, device=device)
-            with autocast():
+            with arithmetic():
                 predicted = unet(
                     schedule.add_noise(latents, noise, timesteps).to(dtype),
                     timesteps,

@@ -1,0 +1,41 @@
+"""Parameters that change nothing are named before the first step."""
+
+import pytest
+
+from app.trainings.arithmetic import BucketPlan, plan_steps
+from worker.ml.training.advice import describe, without_effect
+from worker.ml.training.spec import read_spec
+
+
+@pytest.fixture
+def spec(write_spec):
+    return lambda **params: read_spec(write_spec(params))
+
+
+def test_a_run_in_which_all_counts_gets_no_advice(spec):
+    assert without_effect(spec()) == []
+
+
+def test_too_few_pictures_to_hold_any_out(spec):
+    few = spec(validation_fraction=0.1)
+    few = few.model_copy(update={"images": few.images[:7]})
+    (advice,) = without_effect(few)
+    assert "validation_fraction has no effect: 7 pictures are fewer than 8" in advice
+
+
+def test_nothing_to_shuffle(spec):
+    assert "shuffle_caption has no effect" in without_effect(spec(keep_tokens=3))[0]
+    assert without_effect(spec(keep_tokens=3, shuffle_caption=False)) == []
+
+
+def test_captions_that_are_never_shown(spec):
+    assert "captions have no effect" in without_effect(spec(caption_dropout_rate=1.0))[0]
+
+
+def test_a_run_is_described_in_a_sentence(spec):
+    chosen = spec()
+    sizes = [image.size for image in chosen.images]
+    steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(64, 4))
+    assert describe(steps, chosen.params) == (
+        "12 steps, 3 an epoch, of 4 pictures; an epoch shows 64x64: 9; 1 pictures are held out"
+    )
