@@ -127,7 +127,6 @@ def trainer(
         "--num_processes=1",
         "--num_machines=1",
         "--mixed_precision=no",
-        # Unless told, the launcher allows one thread.
         f"--num_cpu_threads_per_process={cpu_threads}",
         "--dynamo_backend=no",
         "--module",

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +59,8 @@ def run(context: JobContext) -> Callable[[Session], None]:
         output,
         cache_folder(LATENT_CACHE),
         state_every_seconds=settings.training_state_seconds,
-        cpu_threads=settings.torch_threads or os.cpu_count() or 1,
+        # More threads wait for one another longer than they help on networks that fit a CPU.
+        cpu_threads=settings.torch_threads or 1,
         resume=state is not None,
     ) as process:
         _listen(running, process, settings.graceful_stop_seconds)
