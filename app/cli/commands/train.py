@@ -29,6 +29,17 @@ def train(
         list[str] | None,
         typer.Option(help="A training parameter as NAME=VALUE, e.g. rank=16; repeat for several."),
     ] = None,
+    caption_template: Annotated[
+        str | None,
+        typer.Option(
+            help="How captions are made of {caption}, {trigger} and {suffix}; "
+            "without it, the server's default."
+        ),
+    ] = None,
+    sample_prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Drawn at each checkpoint; repeat, up to eight."),
+    ] = None,
     caption: Annotated[
         bool, typer.Option(help="Caption the pictures that have no caption.")
     ] = True,
@@ -51,6 +62,7 @@ def train(
     name = name or folder.stem
     target = output or Path(f"{name}.safetensors")
     request: dict[str, Any] = {"name": name, "preset": preset, "params": parse_params(param or [])}
+    request["sample_prompts"] = sample_prompt or []
     if base_model is not None:
         request["base_model"] = base_model
     console = Console(highlight=False)
@@ -65,7 +77,13 @@ def train(
             archive = Path(scratch) / "pictures.zip"
             steps.zip_folder(folder, archive, captions=True)
         dataset, rejected = steps.upload_dataset(
-            caller, "upload", archive, name=name, task=preset, trigger=trigger
+            caller,
+            "upload",
+            archive,
+            name=name,
+            task=preset,
+            trigger=trigger,
+            caption_template=caption_template,
         )
         for item in rejected:
             progress.say(f"rejected {item['filename']}: {item['reason']}")
