@@ -5,9 +5,8 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
-from app import health
+from app import health, home
 from app.datasets import routes as datasets
 from app.generations import routes as generations
 from app.jobs import routes as jobs
@@ -46,9 +45,5 @@ def create_app() -> FastAPI:
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)
-
-    @app.get("/", include_in_schema=False)
-    def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
+    app.include_router(home.router)
     return app

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC
 
 import anyio
 import redis.asyncio as redis_async
@@ -82,5 +83,6 @@ def _read(job_id: str, after: int) -> tuple[list[JobEvent], bool]:
 
 
 def _format(event: JobEvent) -> str:
-    data = json.dumps({"created_at": event.created_at.isoformat(), **event.payload})
+    at = event.created_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    data = json.dumps({"created_at": at, **event.payload})
     return f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"

@@ -188,6 +188,7 @@ def test_events_tell_the_whole_story_in_order_and_can_be_resumed(service: Servic
     types = {event["event"] for event in events}
     assert types == {"status", "progress", "metrics", "sample", "checkpoint", "log"}
     assert events[-1]["data"]["status"] == "succeeded"
+    assert all(event["data"]["created_at"].endswith("Z") for event in events)
     middle = len(events) // 2
     resumed = read_events(service, path, {"Last-Event-ID": str(middle)})
     assert resumed == events[middle:]
