@@ -62,13 +62,19 @@ def authenticate(session: Session, secret: str) -> ApiKey:
     if key is None:
         raise Unauthenticated("The API key is unknown or has been revoked")
     # Once a minute is enough to tell a used key from a forgotten one, and spares a write a request.
-    session.execute(
-        update(ApiKey)
+    stale = (
+        select(ApiKey.id)
         .where(
             ApiKey.id == key.id,
             ApiKey.last_used_at.is_(None)
             | (ApiKey.last_used_at < func.now() - text("interval '1 minute'")),
         )
+        # A long upload with the same key holds this row: other requests must not wait for it.
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id.in_(stale))
         .values(last_used_at=func.now())
         .execution_options(synchronize_session=False)
     )

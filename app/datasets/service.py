@@ -270,7 +270,10 @@ def _apply_loose_captions(session: Session, dataset_id: str, intake: Intake) -> 
 
 def _check_room(session: Session, dataset_id: str, images: list[VerifiedImage]) -> None:
     # Locks the dataset's row, so that two uploads at once cannot pass the limit together.
-    session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
+    # Jobs that name the dataset may still be inserted meanwhile.
+    session.execute(
+        select(Dataset.id).where(Dataset.id == dataset_id).with_for_update(key_share=True)
+    )
     limit = get_settings().max_images_per_dataset
     total = counts(session, dataset_id).images + len(images)
     if total > limit:
