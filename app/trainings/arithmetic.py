@@ -24,6 +24,8 @@ class ImageSize:
     height: int
     repeats: int | None
     sha256: str
+    # A class picture for prior preservation.
+    regularization: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,41 @@
-"""What a LoRA is, whatever file it came from: a low-rank pair for each adapted module."""
+"""What a LoRA is, whatever file it came from: for each adapted module, how its weight changes.
 
+Every kind answers `change(W0)`: what is added to the pristine weight at strength 1, as a matrix
+(out, in · kh · kw) in float32. At strength w a program adds w times that.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class LoraModule:
-    """The update of one linear or convolution: ΔW = (alpha / rank) · up @ down.
+class AdapterModule(ABC):
+    """The update of one linear or convolution.
 
     Attributes:
-        down: (rank, in) for linears, (rank, in, kh, kw) for convolutions.
-        up: (out, rank), or (out, rank, 1, 1).
         alpha: the file's alpha; equal to rank when the file had none (or zero).
+        dora_scale: DoRA's magnitudes, (out, 1[, 1, 1]) by rows or (1, in[, 1, 1]) by columns of
+            the weight; None for all others.
     """
 
-    down: Tensor
-    up: Tensor
     alpha: float
+    dora_scale: Tensor | None
 
     @property
+    @abstractmethod
     def rank(self) -> int:
-        """Columns of `up`, rows of `down`."""
-        return int(self.down.shape[0])
+        """What alpha is divided by."""
+
+    @abstractmethod
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its matrices by their endings in kohya's layout, without alpha and dora_scale."""
+
+    @abstractmethod
+    def delta(self) -> Tensor:
+        """scale · (the low-rank product), (out, in · kh · kw), float32; before DoRA's norm."""
 
     @property
     def scale(self) -> float:
@@ -31,8 +44,185 @@ class LoraModule:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the pair occupies."""
-        return self.down.nbytes + self.up.nbytes
+        """Bytes of all its tensors."""
+        dora = 0 if self.dora_scale is None else self.dora_scale.nbytes
+        return dora + sum(tensor.nbytes for tensor in self.tensors().values())
+
+
+def change(module: AdapterModule, weight: Tensor) -> Tensor:
+    """What a module adds to a pristine weight at strength 1, (out, in · kh · kw), float32.
+
+    With DoRA (Liu et al. 2024, eq. 5) that is m · (W0 + ΔW) / ‖W0 + ΔW‖ - W0, the norm taken
+    over each row or column as the magnitudes' shape says.
+
+    Args:
+        weight: W0, (out, in[, kh, kw]).
+    """
+    delta = module.delta()
+    if module.dora_scale is None:
+        return delta
+    pristine = weight.float()
+    moved = pristine + delta.view_as(pristine)
+    scale = module.dora_scale.float().to(moved.device)
+    by_rows = scale.shape[0] == moved.shape[0] and scale.numel() == moved.shape[0]
+    kept = 0 if by_rows else 1
+    others = [axis for axis in range(moved.ndim) if axis != kept]
+    norm = moved.square().sum(dim=others, keepdim=True).sqrt()
+    shape = [-1 if axis == kept else 1 for axis in range(moved.ndim)]
+    return (moved * (scale.reshape(shape) / norm) - pristine).flatten(1)
+
+
+@dataclass(frozen=True)
+class LoraModule(AdapterModule):
+    """LoRA and LoCon: ΔW = (alpha / rank) · up @ down (Hu et al. 2021).
+
+    Attributes:
+        down: (rank, in) for linears, (rank, in, kh, kw) for convolutions.
+        up: (out, rank), or (out, rank, 1, 1).
+        mid: (rank, rank, kh, kw) of a Tucker-decomposed convolution, whose down is 1×1.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    dora_scale: Tensor | None = None
+    mid: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Columns of `up`, rows of `down`."""
+        return int(self.down.shape[0])
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        found = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        if self.mid is not None:
+            found["lora_mid.weight"] = self.mid
+        return found
+
+    def delta(self) -> Tensor:
+        up, down = self.up.float().flatten(1), self.down.float().flatten(1)
+        if self.mid is None:
+            return self.scale * up @ down
+        product = torch.einsum("or,rskl,si->oikl", up, self.mid.float(), down)
+        return self.scale * product.flatten(1)
+
+
+@dataclass(frozen=True)
+class LohaModule(AdapterModule):
+    """LoHa: ΔW = (alpha / rank) · (w1_a @ w1_b) ∘ (w2_a @ w2_b) (Hyeon-Woo et al. 2021).
+
+    Attributes:
+        w1_a, w2_a: (out, rank); w1_b, w2_b: (rank, in · kh · kw). With t1 and t2, which are
+            (rank, rank, kh, kw), the halves are Tucker products: w_a (rank, out), w_b (rank, in).
+    """
+
+    w1_a: Tensor
+    w1_b: Tensor
+    w2_a: Tensor
+    w2_b: Tensor
+    alpha: float
+    dora_scale: Tensor | None = None
+    t1: Tensor | None = None
+    t2: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rows of `w1_b`."""
+        return int(self.w1_b.shape[0])
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        found = {
+            "hada_w1_a": self.w1_a,
+            "hada_w1_b": self.w1_b,
+            "hada_w2_a": self.w2_a,
+            "hada_w2_b": self.w2_b,
+        }
+        if self.t1 is not None and self.t2 is not None:
+            found |= {"hada_t1": self.t1, "hada_t2": self.t2}
+        return found
+
+    def delta(self) -> Tensor:
+        first = _half(self.w1_a, self.w1_b, self.t1)
+        second = _half(self.w2_a, self.w2_b, self.t2)
+        return self.scale * (first * second).flatten(1)
+
+
+def _half(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
+    if core is None:
+        return a.float() @ b.float()
+    # LyCORIS stores both factors of a Tucker product with the rank first.
+    return torch.einsum("rskl,si,ro->oikl", core.float(), b.float(), a.float())
+
+
+@dataclass(frozen=True)
+class LokrModule(AdapterModule):
+    """LoKr: ΔW = scale · w1 ⊗ w2, each factor whole or a low-rank product (Yeh et al. 2023).
+
+    Attributes:
+        w1: (out₁, in₁); or w1_a (out₁, rank) and w1_b (rank, in₁).
+        w2: (out₂, in₂[, kh, kw]); or w2_a (out₂, rank) and w2_b (rank, in₂ · kh · kw); or, with
+            t2 (rank, rank, kh, kw), w2_a (rank, out₂) and w2_b (rank, in₂).
+        alpha: over the rank; of two whole factors the scale is 1 whatever it says.
+    """
+
+    alpha: float
+    w1: Tensor | None = None
+    w1_a: Tensor | None = None
+    w1_b: Tensor | None = None
+    w2: Tensor | None = None
+    w2_a: Tensor | None = None
+    w2_b: Tensor | None = None
+    t2: Tensor | None = None
+    dora_scale: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of the factors that are products; 1 if both are whole."""
+        for half in (self.w2_b, self.w1_b):
+            if half is not None:
+                return int(half.shape[0])
+        return 1
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or 1 if both factors are whole."""
+        if self.w1 is not None and self.w2 is not None:
+            return 1.0
+        return self.alpha / self.rank
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        named = {
+            "lokr_w1": self.w1,
+            "lokr_w1_a": self.w1_a,
+            "lokr_w1_b": self.w1_b,
+            "lokr_w2": self.w2,
+            "lokr_w2_a": self.w2_a,
+            "lokr_w2_b": self.w2_b,
+            "lokr_t2": self.t2,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def delta(self) -> Tensor:
+        first, second = self._first(), self._second()
+        while first.ndim < second.ndim:
+            first = first.unsqueeze(-1)
+        # Contiguous, as kron reads a factor's memory in the order of its strides.
+        product = torch.kron(first.contiguous(), second.contiguous())
+        return self.scale * product.flatten(1)
+
+    def _first(self) -> Tensor:
+        if self.w1 is not None:
+            return self.w1.float()
+        assert self.w1_a is not None, "a factor is whole or a product"
+        assert self.w1_b is not None, "a factor is whole or a product"
+        return self.w1_a.float() @ self.w1_b.float()
+
+    def _second(self) -> Tensor:
+        if self.w2 is not None:
+            return self.w2.float()
+        assert self.w2_a is not None, "a factor is whole or a product"
+        assert self.w2_b is not None, "a factor is whole or a product"
+        return _half(self.w2_a, self.w2_b, self.t2)
 
 
 @dataclass(frozen=True)
@@ -45,12 +235,18 @@ class Lora:
             `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`. Text encoder paths always
             carry `text_model.`, whether or not the installed transformers has that level.
         metadata: the file's, every value a string.
+        embeddings: token vectors that stand for the trigger word, by text encoder (the pipeline's
+            name for it), (vectors, width); `trigger` says the word. Empty when there are none.
+        trigger: the word that the embeddings stand for.
     """
 
-    modules: dict[str, LoraModule]
+    modules: dict[str, AdapterModule]
     metadata: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    trigger: str | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(module.nbytes for module in self.modules.values())
+        vectors = sum(tensor.nbytes for tensor in self.embeddings.values())
+        return vectors + sum(module.nbytes for module in self.modules.values())

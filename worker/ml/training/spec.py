@@ -26,6 +26,24 @@ class BaseModelSpec(_Frozen):
     vae_scale_factor: int = Field(default=8, ge=1, le=64)
 
 
+class CaptionOptions(_Frozen):
+    """How a caption becomes what is shown; the fields are those of `TrainingParams`."""
+
+    shuffle_caption: bool = False
+    keep_tokens: int = Field(default=0, ge=0)
+    keep_tokens_separator: str | None = None
+    # Between the parts that shuffling moves.
+    separator: str = Field(default=",", min_length=1)
+    # Parts that it joins move and drop together, and are shown with the separator between them.
+    secondary_separator: str | None = None
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    caption_dropout_rate: float = Field(default=0.0, ge=0, le=1)
+    caption_dropout_every_n_epochs: int = Field(default=0, ge=0)
+    tag_dropout_rate: float = Field(default=0.0, ge=0, le=1)
+    wildcards: bool = False
+
+
 class ImageSpec(_Frozen):
     """One picture; sizes are those after EXIF orientation."""
 
@@ -36,11 +54,21 @@ class ImageSpec(_Frozen):
     height: int = Field(ge=1)
     caption: str
     repeats: int | None = Field(default=None, ge=1)
+    # A class picture for prior preservation: it is shown, but is none of the subject.
+    regularization: bool = False
+    # A grey picture, white where the loss counts, of any size; with its own hash.
+    mask_path: str | None = None
+    mask_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # None leaves each to the run's parameters.
+    captions: CaptionOptions | None = None
+    flip_augment: bool | None = None
+    random_crop: bool | None = None
+    alpha_mask: bool | None = None
 
     @property
     def size(self) -> ImageSize:
         """What the arithmetic of buckets needs."""
-        return ImageSize(self.width, self.height, self.repeats, self.sha256)
+        return ImageSize(self.width, self.height, self.repeats, self.sha256, self.regularization)
 
 
 class TrainingSpec(_Frozen):
@@ -52,6 +80,18 @@ class TrainingSpec(_Frozen):
     params: TrainingParams
     base_model: BaseModelSpec
     images: Annotated[list[ImageSpec], Field(min_length=1)]
+    # A LoRA file to go on from; its kind and ranks must be those of the parameters.
+    warm_start: str | None = None
+    # Shown to base and LoRA alike, to measure how far the LoRA moves what it should leave alone.
+    generic_prompts: list[str] = Field(
+        default=[
+            "a photo of a dog",
+            "a portrait of a woman",
+            "a landscape with mountains",
+            "a bowl of fruit",
+        ],
+        max_length=16,
+    )
     # Drawn at each checkpoint; none: no sample images.
     sample_prompts: list[str] = Field(default_factory=list, max_length=8)
     sample_steps: int = Field(default=20, ge=1, le=150)
@@ -88,5 +128,14 @@ def read_spec(path: Path) -> TrainingSpec:
         )
         raise SpecInvalid(f"{path}: {wrong}") from error
     folder = path.resolve().parent
-    images = [image.model_copy(update={"path": str(folder / image.path)}) for image in spec.images]
-    return spec.model_copy(update={"images": images})
+    images = [
+        image.model_copy(
+            update={
+                "path": str(folder / image.path),
+                "mask_path": None if image.mask_path is None else str(folder / image.mask_path),
+            }
+        )
+        for image in spec.images
+    ]
+    warm_start = None if spec.warm_start is None else str(folder / spec.warm_start)
+    return spec.model_copy(update={"images": images, "warm_start": warm_start})
