@@ -34,6 +34,19 @@ class LatentsNotFinite(TrainingError):
     code = "latents_not_finite"
 
 
+class EmbeddingsNotFinite(TrainingError):
+    """A text encoder turned a caption into NaN or infinity; the message quotes it."""
+
+    code = "embeddings_not_finite"
+
+
+class WarmStartUnsuitable(TrainingError):
+    """The LoRA to go on from is of another kind, rank or base; the message says which."""
+
+    code = "warm_start_unsuitable"
+    exit_code = EXIT_BAD_INPUT
+
+
 class LossNotFinite(TrainingError):
     """The loss or the gradient became NaN or infinite, or the loss ran away; checkpoints stay."""
 
