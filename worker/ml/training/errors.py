@@ -21,6 +21,13 @@ class SpecInvalid(TrainingError):
     exit_code = EXIT_BAD_SPEC
 
 
+class PackageMissing(TrainingError):
+    """An optional package that the spec calls for is not installed; the message names it."""
+
+    code = "package_missing"
+    exit_code = EXIT_BAD_SPEC
+
+
 class ImageBroken(TrainingError):
     """A picture does not decode; the message names it."""
 
