@@ -64,9 +64,7 @@ class Wanted:
                 for number in range(params.crop_variants)
                 for across, down in [choices_for(2, "crop", seed, number)]
             )
-        return cls(
-            image, bucket, places, flip, params.latent_samples, params.background, mask
-        )
+        return cls(image, bucket, places, flip, params.latent_samples, params.background, mask)
 
     @property
     def crops(self) -> int:
@@ -116,7 +114,9 @@ class LatentStore:
         """`device` None reads from the disk each time."""
         self._cache = cache
         self._keys = keys
-        self._kept = {} if device is None else {n: self._read(n).to(device) for n in range(len(keys))}
+        self._kept = (
+            {} if device is None else {n: self._read(n).to(device) for n in range(len(keys))}
+        )
 
     def __getitem__(self, number: int) -> LatentImage:
         kept = self._kept.get(number)

@@ -339,4 +339,3 @@ class Training:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.prepared.steps.total_steps
-

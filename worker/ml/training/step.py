@@ -117,6 +117,4 @@ class Stepper:
         params = self.params
         if params.neuron_dropout or params.rank_dropout or params.module_dropout:
             assert params.seed is not None, "a frozen spec has a seed"
-            torch.manual_seed(
-                number_for(params.seed, "layers", step, batch, part, self.group.rank)
-            )
+            torch.manual_seed(number_for(params.seed, "layers", step, batch, part, self.group.rank))

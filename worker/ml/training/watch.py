@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property
 
+from worker.ml.training import captions
 from worker.ml.training.drift import PriorDrift
 from worker.ml.training.latents import LatentImage
 from worker.ml.training.prepare import Prepared
@@ -10,7 +11,6 @@ from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.state import Measured
 from worker.ml.training.trainee import Trainee
 from worker.ml.training.validation import validation_loss
-from worker.ml.training import captions
 
 
 class Watch:
@@ -50,9 +50,7 @@ class Watch:
         batch_size = max(1, self._spec.params.batch_size // self._trainee.memory.parts)
         device = self._trainee.plan.device
         pictures = [self._picture(number) for number in held_out]
-        return validation_loss(
-            self._trainee.denoiser, pictures, device, batch_size, self._pause
-        )
+        return validation_loss(self._trainee.denoiser, pictures, device, batch_size, self._pause)
 
     def _picture(self, number: int) -> tuple[int, LatentImage, str]:
         image, params = self._spec.images[number], self._spec.params
