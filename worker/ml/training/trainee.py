@@ -1,4 +1,4 @@
-"""What is trained: a base model's networks with layers put on, and the optimizer that moves them."""
+"""What is trained: a base's networks with layers put on, and the optimizer that moves them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -132,13 +132,15 @@ class Trainee:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a step changes, for the state: tensors, and what JSON can hold."""
         moments, packed = pack(self.optimizer, self._names)
-        found = {f"{_VALUE}{name}": value for name, value in self.parameters.items()}
+        found: dict[str, Tensor] = {
+            f"{_VALUE}{name}": value for name, value in self.parameters.items()
+        }
         found |= {f"{_MOMENT}{name}": value for name, value in moments.items()}
         if self.average is not None:
             found |= {f"{_AVERAGE}{n}": value for n, value in self.average.tensors().items()}
         scaler = self.stepper.scaler
         scale = scaler.state_dict() if scaler.is_enabled() else None
-        return dict(found), {"optimizer": packed, "scaler": scale}
+        return found, {"optimizer": packed, "scaler": scale}
 
     def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Take all that back."""
