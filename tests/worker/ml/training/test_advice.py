@@ -18,9 +18,9 @@ def test_a_run_in_which_all_counts_gets_no_advice(spec):
 
 def test_too_few_pictures_to_hold_any_out(spec):
     few = spec(validation_fraction=0.1)
-    few = few.model_copy(update={"images": few.images[:7]})
+    few = few.model_copy(update={"images": few.images[:3]})
     (advice,) = without_effect(few)
-    assert "validation_fraction has no effect: 7 pictures are fewer than 8" in advice
+    assert "validation_fraction has no effect: 3 pictures are fewer than 4" in advice
 
 
 def test_nothing_to_shuffle(spec):
@@ -35,7 +35,8 @@ def test_captions_that_are_never_shown(spec):
 def test_a_run_is_described_in_a_sentence(spec):
     chosen = spec()
     sizes = [image.size for image in chosen.images]
-    steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(64, 4))
-    assert describe(steps, chosen.params) == (
-        "12 steps, 3 an epoch, of 4 pictures; an epoch shows 64x64: 9; 1 pictures are held out"
+    steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(chosen.params, 4))
+    assert describe(steps, chosen.params, 1) == (
+        "12 steps, 3 an epoch, of 4 pictures on 1 device; an epoch shows 64x64: 9; "
+        "1 pictures are held out, others in each epoch"
     )
