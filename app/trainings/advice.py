@@ -156,10 +156,9 @@ def _passes(run: Run) -> float:
     params, subject = run.params, run.subject
     an_epoch = sum(picture.repeats or params.num_repeats for picture in subject)
     asked = params.epochs * an_epoch / max(1, len(subject))
-    room = run.total_steps * params.batch_size * params.gradient_accumulation
-    if run.class_pictures:
-        # An epoch shows as many class pictures as pictures of the subject.
-        room /= 2
+    # An epoch shows as many class pictures as pictures of the subject.
+    share = 0.5 if run.class_pictures else 1.0
+    room = share * run.total_steps * params.batch_size * params.gradient_accumulation
     # `max_steps` may end it sooner; ragged batches leave some of the room empty.
     return min(asked, room / max(1, len(subject) - run.held_out))
 
