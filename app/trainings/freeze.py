@@ -21,10 +21,11 @@ from app.errors import DatasetEmpty, FieldProblem, Invalid, LoraIncompatible
 from app.loras import service as loras
 from app.loras.models import Lora
 from app.settings import get_settings
-from app.trainings import advice
+from app.trainings.advice import advise
 from app.trainings.arithmetic import BucketPlan, ImageSize, plan_steps
 from app.trainings.models import Training
 from app.trainings.params import Task, TrainingParams
+from app.trainings.planned import Picture, Run
 from app.trainings.presets import resolve
 from app.trainings.schemas import TrainingCreate
 
@@ -96,6 +97,12 @@ def freeze(
             f"(LORAWRIGHT_MAX_TRAINING_STEPS) is {limit}",
             [FieldProblem("/params/epochs", f"at most {limit} steps in all")],
         )
+    if params.lr_warmup_steps >= plan.total_steps:
+        detail = (
+            f"lr_warmup_steps is {params.lr_warmup_steps}; it must be below the run's "
+            f"{plan.total_steps} steps"
+        )
+        raise Invalid(detail, [FieldProblem("/params/lr_warmup_steps", detail)])
     spec: JsonObject = {
         "format": "lorawright.training/1",
         "name": request.name,
@@ -110,7 +117,7 @@ def freeze(
         "sample_prompts": request.sample_prompts,
         "total_steps": plan.total_steps,
     }
-    run = advice.Run(
+    run = Run(
         params=params,
         pictures=[_advised(picture) for picture in pictures],
         total_steps=plan.total_steps,
@@ -118,7 +125,7 @@ def freeze(
         trigger_word=dataset.trigger_word,
         task=preset,
     )
-    return Frozen(spec, advice.advise(run))
+    return Frozen(spec, advise(run))
 
 
 def _pictures(
@@ -235,9 +242,9 @@ def _written(picture: _Picture) -> JsonObject:
     }
 
 
-def _advised(picture: _Picture) -> advice.Picture:
+def _advised(picture: _Picture) -> Picture:
     row = picture.row
-    return advice.Picture(
+    return Picture(
         caption=picture.caption,
         captioned=row.caption is not None,
         repeats=row.repeats,

@@ -68,6 +68,7 @@ def test_excluded_images_are_left_out(client, make_dataset):
         ({"params": {"variant": "dorra"}}, "/params/variant"),
         ({"params": {"prior_preservation": {}}}, "/params/prior_preservation/dataset"),
         ({"params": {"prior_preservation": {"weight": 0}}}, "/params/prior_preservation/weight"),
+        ({"params": {"lr_warmup_steps": 20}}, "/params/lr_warmup_steps"),
         ({"base_model": "sd-9"}, "/base_model"),
         ({"preset": "oil"}, "/preset"),
         ({"name": " "}, "/name"),

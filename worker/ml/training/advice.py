@@ -5,9 +5,10 @@ The sentences are `app.trainings.advice`'s, which the API shows too.
 
 from pathlib import PurePath
 
-from app.trainings import advice
+from app.trainings import without_effect as vain
 from app.trainings.arithmetic import BucketPlan, StepPlan, plan_steps
 from app.trainings.params import TrainingParams
+from app.trainings.planned import Picture, Run
 from worker.ml.training.spec import ImageSpec, TrainingSpec
 
 OPAQUE_SUFFIXES = frozenset({".jpg", ".jpeg"})
@@ -32,16 +33,16 @@ def without_effect(spec: TrainingSpec) -> list[str]:
         BucketPlan.for_base(spec.params.resolution, base.vae_scale_factor),
     )
     run = run_of(spec, total_steps=steps.total_steps, held_out=len(steps.held_out))
-    return advice.without_effect(run)
+    return vain.without_effect(run)
 
 
-def run_of(spec: TrainingSpec, *, total_steps: int, held_out: int) -> advice.Run:
+def run_of(spec: TrainingSpec, *, total_steps: int, held_out: int) -> Run:
     """A spec as the advice takes it.
 
     Args:
         held_out: pictures of the subject that an epoch keeps for validation.
     """
-    return advice.Run(
+    return Run(
         params=spec.params,
         pictures=[_picture(image) for image in spec.images],
         total_steps=total_steps,
@@ -50,8 +51,8 @@ def run_of(spec: TrainingSpec, *, total_steps: int, held_out: int) -> advice.Run
     )
 
 
-def _picture(image: ImageSpec) -> advice.Picture:
-    return advice.Picture(
+def _picture(image: ImageSpec) -> Picture:
+    return Picture(
         caption=image.caption,
         captioned=bool(image.caption.strip()),
         repeats=image.repeats,

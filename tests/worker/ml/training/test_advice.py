@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.trainings.advice import Picture
 from app.trainings.arithmetic import BucketPlan, plan_steps
+from app.trainings.planned import Picture
 from worker.ml.training.advice import describe, run_of, without_effect
 from worker.ml.training.spec import CaptionOptions, read_spec
 
