@@ -90,7 +90,7 @@ def _passes(run: Run) -> float:
     asked = params.epochs * an_epoch / max(1, len(subject))
     # An epoch shows as many class pictures as pictures of the subject.
     share = 0.5 if run.class_pictures else 1.0
-    room = share * run.total_steps * params.batch_size * params.gradient_accumulation
+    room = share * run.total_steps * run.pictures_per_step
     # `max_steps` may end it sooner; ragged batches leave some of the room empty.
     return min(asked, room / max(1, len(subject) - run.held_out))
 
@@ -145,6 +145,11 @@ def about_learning(params: TrainingParams) -> list[str]:
         found.append(
             f"ema_decay is {params.ema_decay:g}; adamw_schedulefree saves an average of its own, "
             "so leave it out"
+        )
+    if params.variant == "dora" and params.max_norm is not None:
+        found.append(
+            f"max_norm is {params.max_norm:g}; of a DoRA it limits the direction alone, while the "
+            "magnitudes beside it can still grow"
         )
     if params.zero_terminal_snr and params.prediction == "epsilon":
         found.append(

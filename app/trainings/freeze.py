@@ -88,7 +88,7 @@ def freeze(
     plan = plan_steps(
         [_size(picture) for picture in pictures],
         params,
-        BucketPlan.for_base(params.resolution, base_model.vae_scale_factor),
+        _buckets(params, base_model),
     )
     limit = get_settings().max_training_steps
     if plan.total_steps > limit:
@@ -121,7 +121,8 @@ def freeze(
         params=params,
         pictures=[_advised(picture) for picture in pictures],
         total_steps=plan.total_steps,
-        held_out=len(plan.held_out),
+        pictures_per_step=plan.batch_size * params.gradient_accumulation,
+        held_out=len(plan.held_out(0)),
         trigger_word=dataset.trigger_word,
         task=preset,
     )
@@ -154,7 +155,7 @@ def _class_pictures(
     pointer = "/params/prior_preservation/dataset"
     if wanted is None:
         detail = "prior_preservation needs the id of a dataset of class pictures"
-        raise Invalid(detail, [FieldProblem(pointer, detail, "missing")])
+        raise Invalid(detail, [FieldProblem(pointer, detail)])
     if wanted == subject.id:
         detail = f"{wanted} is the dataset of the subject; class pictures need one of their own"
         raise Invalid(detail, [FieldProblem(pointer, detail)])
@@ -220,6 +221,13 @@ def _resolve(
     if problems:
         raise Invalid("; ".join(p.detail for p in problems), problems)
     return params
+
+
+def _buckets(params: TrainingParams, base_model: BaseModelEntry) -> BucketPlan:
+    try:
+        return BucketPlan.for_base(params, base_model.vae_scale_factor)
+    except ValueError as error:
+        raise Invalid(str(error), [FieldProblem("/params/resolution", str(error))]) from error
 
 
 def _size(picture: _Picture) -> ImageSize:

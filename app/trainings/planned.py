@@ -39,6 +39,7 @@ class Run:
     Attributes:
         pictures: subject and class pictures.
         total_steps: optimizer steps, as `max_steps` leaves them.
+        pictures_per_step: of all devices, and all that is accumulated.
         held_out: pictures of the subject that an epoch keeps for validation.
         task: None where nobody said what the pictures are of.
     """
@@ -46,6 +47,7 @@ class Run:
     params: TrainingParams
     pictures: Sequence[Picture]
     total_steps: int
+    pictures_per_step: int
     held_out: int
     trigger_word: str | None = None
     task: Task | None = None

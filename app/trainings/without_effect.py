@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from app.trainings.arithmetic import MIN_IMAGES_TO_HOLD_OUT
-from app.trainings.params import TrainingParams
+from app.trainings.arithmetic import MIN_IMAGES_TO_ROTATE
+from app.trainings.params import BlockParams, TrainingParams
 from app.trainings.planned import Run
 
 _DEFAULT = TrainingParams()
-_WILDCARD = re.compile(r"\{[^{}]*\|[^{}]*\}")
+# `{a|b}`; doubled braces stand for braces.
+_WILDCARD = re.compile(r"(?<!\{)\{[^{}]*\|[^{}]*\}(?!\})")
 
 
 def without_effect(run: Run) -> list[str]:
@@ -29,14 +30,6 @@ def _adapter(run: Run) -> Iterator[str]:
         yield from said("lokr_factor", because=f"variant is {params.variant}, not lokr")
     if not params.train_text_encoder:
         yield from said("text_encoder_learning_rate", because="train_text_encoder is off")
-    if params.variant == "dora":
-        yield from said(
-            "max_norm", because="the magnitudes of a DoRA set the norm, whatever ΔW's is"
-        )
-    if params.variant in ("loha", "lokr"):
-        yield from said(
-            "lora_plus_ratio", because=f"a {params.variant} has no up and down matrices"
-        )
     if params.optimizer == "prodigy":
         yield from said(
             *("text_encoder_learning_rate", "trigger_learning_rate", "lora_plus_ratio"),
@@ -54,24 +47,30 @@ def _adapter(run: Run) -> Iterator[str]:
 def _blocks(params: TrainingParams) -> Iterator[str]:
     for number, block in enumerate(params.blocks):
         name = f"blocks[{number}] ({block.match})"
-        later = next(
-            (
-                other.match
-                for other in params.blocks[number + 1 :]
-                if f"{block.match}.".startswith(f"{other.match}.")
-            ),
-            None,
-        )
-        if later is not None:
-            yield f"{name} has no effect: {later}, further down, matches all that it matches"
+        over = [
+            other
+            for other in params.blocks[number + 1 :]
+            if f"{block.match}.".startswith(f"{other.match}.")
+        ]
+        sets, overset = _fields(block), {field for other in over for field in _fields(other)}
+        if sets and sets <= overset:
+            yield (
+                f"{name} has no effect: {over[-1].match}, further down, matches all that it "
+                "matches and sets the same"
+            )
         elif block.match.startswith("text_encoder") and not params.train_text_encoder:
             yield f"{name} has no effect: train_text_encoder is off"
         elif block.learning_rate is not None and params.optimizer == "prodigy":
             yield f"learning_rate of {name} has no effect: prodigy has one rate for all parts"
-        elif block.rank is None and block.alpha is None and block.learning_rate is None:
+        elif not sets:
             yield f"{name} has no effect: it sets no rank, alpha or learning_rate"
         elif block.rank == 0 and (block.alpha is not None or block.learning_rate is not None):
             yield f"alpha and learning_rate of {name} have no effect: its rank is 0"
+
+
+def _fields(block: BlockParams) -> set[str]:
+    """What a block sets."""
+    return {name for name in ("rank", "alpha", "learning_rate") if getattr(block, name) is not None}
 
 
 def _schedule(run: Run) -> Iterator[str]:
@@ -92,7 +91,7 @@ def _schedule(run: Run) -> Iterator[str]:
     if params.validation_fraction > 0 and run.held_out == 0:
         yield (
             f"validation_fraction has no effect: {len(run.subject)} pictures are fewer than "
-            f"{MIN_IMAGES_TO_HOLD_OUT}, so none is held out"
+            f"{MIN_IMAGES_TO_ROTATE}, so none is held out"
         )
     checkpoints = -(-params.epochs // params.save_every_n_epochs)
     patience = params.early_stop_checkpoints
@@ -141,9 +140,13 @@ def _captions(run: Run) -> Iterator[str]:
         )
         return
     yield from _caption_parts(run, shown)
-    wild = any(_WILDCARD.search(caption) or "\n" in caption.strip() for caption in shown)
-    if not wild:
+    if not any(_WILDCARD.search(caption) or "\n" in caption for caption in shown):
         yield from said("wildcards", because="no caption has several lines, or {a choice|of words}")
+    if params.train_text_encoder or params.trigger_vectors:
+        yield from said(
+            "caption_variants", because="captions are worded anew in each step that trains text"
+        )
+        return
     words_vary = params.shuffle_caption or params.tag_dropout_rate or params.wildcards
     if not words_vary and all(not picture.own_captions for picture in run.pictures):
         yield from said(
@@ -154,16 +157,13 @@ def _captions(run: Run) -> Iterator[str]:
 def _caption_parts(run: Run, shown: Sequence[str]) -> Iterator[str]:
     """What shuffling and tag dropout need: parts between commas, after those that are kept."""
     params, said = run.params, _teller(run.params)
-    if not params.shuffle_caption and not params.tag_dropout_rate:
-        yield from said(
-            *("keep_tokens", "keep_tokens_separator"),
-            because="shuffle_caption and tag_dropout_rate are off",
-        )
-        return
     separator = params.keep_tokens_separator
     around = params.caption_prefix + params.caption_suffix
     if separator is not None and not any(separator in text for text in (around, *shown)):
         yield from said("keep_tokens_separator", because=f"no caption has {separator!r}")
+    if not params.shuffle_caption and not params.tag_dropout_rate:
+        yield from said("keep_tokens", because="shuffle_caption and tag_dropout_rate are off")
+        return
     loose = [_loose_parts(caption, params) for caption in shown]
     after = f"after the first {params.keep_tokens}" if separator is None else "that may move"
     if params.shuffle_caption and not any(len(set(parts)) > 1 for parts in loose):
@@ -179,7 +179,8 @@ def _loose_parts(caption: str, params: TrainingParams) -> list[str]:
     """The parts of a caption that shuffling may move and tag dropout may drop."""
     separator = params.keep_tokens_separator
     kept = params.keep_tokens
-    whole = f"{params.caption_prefix}{caption}{params.caption_suffix}"
+    framed = (params.caption_prefix, caption, params.caption_suffix)
+    whole = " ".join(part for part in framed if part)
     if separator is not None and separator in whole:
         # What stands before it stays, and so does what follows a second one.
         whole, kept = whole.split(separator)[1], 0

@@ -14,7 +14,7 @@ from app.trainings.params import Task, TrainingParams
 from app.trainings.planned import Picture, Run
 from app.trainings.presets import PRESETS, resolve
 
-SDXL = BucketPlan.for_base(1024, 8)
+SDXL = BucketPlan.for_base(TrainingParams(), 8)
 
 
 def pictures(
@@ -36,7 +36,8 @@ def run(
     chosen = TrainingParams(**{"seed": 1, "epochs": 9, **params})
     sizes = [ImageSize(1024, 1024, p.repeats, f"{n:064x}") for n, p in enumerate(shown)]
     steps = plan_steps(sizes, chosen, SDXL).total_steps
-    return Run(chosen, shown, steps, held_out, trigger_word, task)
+    step = chosen.batch_size * chosen.gradient_accumulation
+    return Run(chosen, shown, steps, step, held_out, trigger_word, task)
 
 
 def test_a_run_in_which_all_counts_gets_no_advice():
@@ -52,9 +53,10 @@ def test_no_preset_draws_advice_within_its_range(task, base):
     for count in (preset.images_from, preset.images_to or 400):
         params = resolve(task, entry, TrainingParams(), 1, images=count)
         sizes = [ImageSize(1024, 1024, None, f"{n:064x}") for n in range(count)]
-        plan = BucketPlan.for_base(params.resolution, entry.vae_scale_factor)
+        plan = BucketPlan.for_base(params, entry.vae_scale_factor)
         steps = plan_steps(sizes, params, plan).total_steps
-        chosen = Run(params, pictures(count), steps, count // 10, "inkstyle", task)
+        held_out = len(plan_steps(sizes, params, plan).held_out(0))
+        chosen = Run(params, pictures(count), steps, params.batch_size, held_out, "inkstyle", task)
         assert advise(chosen) == []
 
 
@@ -126,8 +128,7 @@ def test_half_of_the_steps_with_class_pictures_are_theirs():
         ({"conv_alpha": 8.0, "target": "full"}, "conv_alpha has no effect: target is full"),
         ({"lokr_factor": 8}, "lokr_factor has no effect: variant is lora, not lokr"),
         ({"text_encoder_learning_rate": 1e-5}, "no effect: train_text_encoder is off"),
-        ({"variant": "dora", "max_norm": 1.0}, "max_norm has no effect"),
-        ({"variant": "loha", "lora_plus_ratio": 4}, "lora_plus_ratio has no effect: a loha has"),
+        ({"variant": "dora", "max_norm": 1.0}, "max_norm is 1; of a DoRA it limits the direction"),
         ({"trigger_learning_rate": 5e-3}, "trigger_learning_rate has no effect"),
         ({"trigger_vectors": 2, "trigger_word": None}, "no effect: there is no trigger word"),
         ({"trigger_vectors": 2, "trigger_word": "ink"}, "no effect: no caption has the trigger"),
@@ -135,7 +136,12 @@ def test_half_of_the_steps_with_class_pictures_are_theirs():
         ({"blocks": [{"match": "unet.mid_block"}]}, "it sets no rank, alpha or learning_rate"),
         ({"blocks": [{"match": "unet.mid_block", "rank": 0, "alpha": 4}]}, "its rank is 0"),
         (
-            {"blocks": [{"match": "unet.mid_block", "rank": 4}, {"match": "unet", "rank": 8}]},
+            {
+                "blocks": [
+                    {"match": "unet.mid_block", "rank": 4},
+                    {"match": "unet", "rank": 8, "alpha": 8},
+                ]
+            },
             "blocks[0] (unet.mid_block) has no effect: unet, further down, matches all",
         ),
         ({"lr_cycles": 3}, "lr_cycles has no effect: lr_scheduler is cosine, not cosine_with"),
@@ -157,6 +163,7 @@ def test_half_of_the_steps_with_class_pictures_are_theirs():
         ({"keep_tokens": 3}, "shuffle_caption has no effect: no caption has two parts or more"),
         ({"keep_tokens": 3, "tag_dropout_rate": 0.1}, "tag_dropout_rate has no effect: no cap"),
         ({"caption_variants": 8, "shuffle_caption": False}, "caption_variants has no effect"),
+        ({"caption_variants": 8, "train_text_encoder": True}, "caption_variants has no effect"),
         ({"wildcards": True}, "wildcards has no effect: no caption has several lines"),
         ({"huber_delta": 0.5}, "huber_delta has no effect: loss is l2"),
         ({"min_snr_gamma": 3, "debiased_estimation": True}, "debiased_estimation takes its"),
@@ -174,10 +181,11 @@ def test_what_is_in_vain_is_named(changes, words):
         {"lokr_factor": 8, "variant": "lokr"},
         {"text_encoder_learning_rate": 1e-5, "train_text_encoder": True},
         {"max_norm": 1.0},
-        {"lora_plus_ratio": 4, "variant": "dora"},
+        {"lora_plus_ratio": 4, "variant": "loha"},
         {"trigger_learning_rate": 5e-3, "trigger_vectors": 2},
         {"blocks": [{"match": "text_encoder", "rank": 4}], "train_text_encoder": True},
         {"blocks": [{"match": "unet", "rank": 4}, {"match": "unet.mid_block", "rank": 8}]},
+        {"blocks": [{"match": "unet.mid_block", "alpha": 4}, {"match": "unet", "rank": 8}]},
         {"blocks": [{"match": "unet.down_blocks.1", "rank": 0}, {"match": "unet.up", "rank": 1}]},
         {"lr_cycles": 3, "lr_scheduler": "cosine_with_restarts"},
         {"lr_power": 2.0, "lr_scheduler": "polynomial"},
@@ -186,7 +194,8 @@ def test_what_is_in_vain_is_named(changes, words):
         {"crop_variants": 8, "random_crop": True},
         {"keep_tokens": 2, "shuffle_caption": False, "tag_dropout_rate": 0.1},
         {"keep_tokens": 2, "caption_suffix": ", on paper"},
-        {"keep_tokens_separator": "|||", "caption_prefix": "inkstyle ||| "},
+        {"keep_tokens_separator": "|||", "caption_prefix": "inkstyle |||"},
+        {"keep_tokens_separator": "|||", "caption_prefix": "x |||", "shuffle_caption": False},
         {"optimizer": "prodigy", "learning_rate": 1.0},
         {"optimizer": "lion", "learning_rate": 3e-5},
         {"optimizer": "adamw_schedulefree", "lr_scheduler": "constant"},

@@ -16,37 +16,33 @@ OPAQUE_SUFFIXES = frozenset({".jpg", ".jpeg"})
 
 def describe(steps: StepPlan, params: TrainingParams) -> str:
     """The run in one sentence."""
-    buckets = ", ".join(f"{width}x{height}: {n}" for (width, height), n in steps.buckets.items())
+    shown = steps.buckets(0)
+    buckets = ", ".join(f"{width}x{height}: {len(n)}" for (width, height), n in shown.items())
+    kept = f"{len(steps.held_out(0))} pictures are held out"
     return (
         f"{steps.total_steps} steps, {steps.steps_per_epoch} an epoch, of "
-        f"{params.batch_size * params.gradient_accumulation} pictures; an epoch shows {buckets}; "
-        f"{len(steps.held_out)} pictures are held out"
+        f"{steps.batch_size * params.gradient_accumulation} pictures; an epoch shows {buckets}; "
+        f"{kept}{', others in each epoch' if steps.rotates else ''}"
     )
 
 
 def without_effect(spec: TrainingSpec) -> list[str]:
     """A sentence for each parameter that changes nothing in this run."""
     base = spec.base_model
-    steps = plan_steps(
-        [image.size for image in spec.images],
-        spec.params,
-        BucketPlan.for_base(spec.params.resolution, base.vae_scale_factor),
+    plan = BucketPlan.for_base(spec.params, base.vae_scale_factor)
+    return vain.without_effect(
+        run_of(spec, plan_steps([image.size for image in spec.images], spec.params, plan))
     )
-    run = run_of(spec, total_steps=steps.total_steps, held_out=len(steps.held_out))
-    return vain.without_effect(run)
 
 
-def run_of(spec: TrainingSpec, *, total_steps: int, held_out: int) -> Run:
-    """A spec as the advice takes it.
-
-    Args:
-        held_out: pictures of the subject that an epoch keeps for validation.
-    """
+def run_of(spec: TrainingSpec, steps: StepPlan) -> Run:
+    """A spec as the advice takes it."""
     return Run(
         params=spec.params,
         pictures=[_picture(image) for image in spec.images],
-        total_steps=total_steps,
-        held_out=held_out,
+        total_steps=steps.total_steps,
+        pictures_per_step=steps.batch_size * spec.params.gradient_accumulation,
+        held_out=len(steps.held_out(0)),
         trigger_word=spec.trigger_word,
     )
 

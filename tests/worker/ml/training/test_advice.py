@@ -19,9 +19,9 @@ def test_a_run_in_which_all_counts_gets_no_advice(spec):
 
 def test_too_few_pictures_to_hold_any_out(spec):
     few = spec(validation_fraction=0.1)
-    few = few.model_copy(update={"images": few.images[:7]})
+    few = few.model_copy(update={"images": few.images[:3]})
     (advice,) = without_effect(few)
-    assert "validation_fraction has no effect: 7 pictures are fewer than 8" in advice
+    assert "validation_fraction has no effect: 3 pictures are fewer than 4" in advice
 
 
 def test_nothing_to_shuffle(spec):
@@ -38,10 +38,12 @@ def test_each_picture_is_judged_by_what_the_spec_says_of_it(spec):
     first, second, *others = few.images
     own = first.model_copy(update={"random_crop": True, "captions": CaptionOptions(), "repeats": 3})
     of_class = second.model_copy(update={"regularization": True, "path": "/x/dog.JPG"})
-    run = run_of(
-        few.model_copy(update={"images": [own, of_class, *others]}), total_steps=9, held_out=1
-    )
-    assert (run.total_steps, run.held_out, run.trigger_word) == (9, 1, "inkstyle")
+    changed = few.model_copy(update={"images": [own, of_class, *others]})
+    sizes = [image.size for image in changed.images]
+    steps = plan_steps(sizes, changed.params, BucketPlan.for_base(changed.params, 4))
+    run = run_of(changed, steps)
+    assert (run.total_steps, run.trigger_word) == (steps.total_steps, "inkstyle")
+    assert (run.pictures_per_step, run.held_out) == (4, 1)
     assert run.pictures[0] == Picture(
         first.caption, repeats=3, sha256=first.sha256, own_captions=True, random_crop=True
     )
@@ -54,7 +56,8 @@ def test_each_picture_is_judged_by_what_the_spec_says_of_it(spec):
 def test_a_run_is_described_in_a_sentence(spec):
     chosen = spec()
     sizes = [image.size for image in chosen.images]
-    steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(64, 4))
+    steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(chosen.params, 4))
     assert describe(steps, chosen.params) == (
-        "12 steps, 3 an epoch, of 4 pictures; an epoch shows 64x64: 9; 1 pictures are held out"
+        "12 steps, 3 an epoch, of 4 pictures; an epoch shows 64x64: 9; 1 pictures are held out, "
+        "others in each epoch"
     )
