@@ -139,7 +139,11 @@ def list_presets(
     base_model: Annotated[str | None, Query(max_length=64)] = None,
     images: Annotated[
         int | None,
-        Query(ge=1, description="For so many images; without it, the fewest each is made for"),
+        Query(
+            ge=1,
+            le=1_000_000,
+            description="For so many images; without it, the fewest each is made for",
+        ),
     ] = None,
 ) -> PresetsRead:
     """Every preset with all its values on a base model, for a number of images."""

@@ -27,7 +27,10 @@ def train(
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="A training parameter as NAME=VALUE, e.g. rank=16; repeat for several."),
+        typer.Option(
+            help="A training parameter as NAME=VALUE, e.g. rank=16; VALUE is JSON, or else text; "
+            "repeat for several."
+        ),
     ] = None,
     from_lora: Annotated[
         str | None,
