@@ -1,4 +1,4 @@
-"""Put trained layers on a base model's networks: on which modules, of what rank, from what start."""
+"""Put trained layers on a base model's networks: on which modules, of what rank and start."""
 
 import math
 from collections.abc import Iterator, Mapping

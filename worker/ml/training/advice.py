@@ -14,25 +14,26 @@ from worker.ml.training.spec import ImageSpec, TrainingSpec
 OPAQUE_SUFFIXES = frozenset({".jpg", ".jpeg"})
 
 
-def describe(steps: StepPlan, params: TrainingParams) -> str:
+def describe(steps: StepPlan, params: TrainingParams, processes: int) -> str:
     """The run in one sentence."""
-    shown = steps.buckets(0)
-    buckets = ", ".join(f"{width}x{height}: {len(n)}" for (width, height), n in shown.items())
-    kept = f"{len(steps.held_out(0))} pictures are held out"
+    buckets = ", ".join(
+        f"{width}x{height}: {len(numbers)}" for (width, height), numbers in steps.buckets(0).items()
+    )
+    held_out = f"{len(steps.held_out(0))} pictures are held out"
+    if steps.rotates:
+        held_out += ", others in each epoch"
     return (
         f"{steps.total_steps} steps, {steps.steps_per_epoch} an epoch, of "
-        f"{steps.batch_size * params.gradient_accumulation} pictures; an epoch shows {buckets}; "
-        f"{kept}{', others in each epoch' if steps.rotates else ''}"
+        f"{steps.batch_size * params.gradient_accumulation} pictures on {processes} "
+        f"device{'s' * (processes > 1)}; an epoch shows {buckets}; {held_out}"
     )
 
 
 def without_effect(spec: TrainingSpec) -> list[str]:
     """A sentence for each parameter that changes nothing in this run."""
-    base = spec.base_model
-    plan = BucketPlan.for_base(spec.params, base.vae_scale_factor)
-    return vain.without_effect(
-        run_of(spec, plan_steps([image.size for image in spec.images], spec.params, plan))
-    )
+    plan = BucketPlan.for_base(spec.params, spec.base_model.vae_scale_factor)
+    sizes = [image.size for image in spec.images]
+    return vain.without_effect(run_of(spec, plan_steps(sizes, spec.params, plan)))
 
 
 def run_of(spec: TrainingSpec, steps: StepPlan) -> Run:

@@ -37,7 +37,7 @@ def varies(caption: str, options: CaptionOptions) -> bool:
 
 
 def variants(caption: str, options: CaptionOptions, count: int, seed: int) -> list[str]:
-    """`count` wordings of a caption, the first in the order it is written in; one if none varies."""
+    """`count` wordings of a caption, the first in its own order; one if they cannot differ."""
     if not varies(caption, options):
         count = 1
     return [word(caption, options, seed, variant) for variant in range(count)]

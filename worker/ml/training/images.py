@@ -154,7 +154,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 def to_pixels(
     picture: Picture, bucket: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[Tensor, Tensor | None, Framing]:
-    """Pixels (3, H, W) in -1..1, mask (1, H, W) in 0..1, and framing, for a bucket (width, height)."""
+    """Pixels (3, H, W) in -1..1, mask (1, H, W) in 0..1, framing; the bucket is (width, height)."""
     resized, framing = frame(picture.rgb.width, picture.rgb.height, bucket, place)
     top, left = framing.crop
     box = (left, top, left + bucket[0], top + bucket[1])

@@ -64,9 +64,7 @@ class Wanted:
                 for number in range(params.crop_variants)
                 for across, down in [choices_for(2, "crop", seed, number)]
             )
-        return cls(
-            image, bucket, places, flip, params.latent_samples, params.background, mask
-        )
+        return cls(image, bucket, places, flip, params.latent_samples, params.background, mask)
 
     @property
     def crops(self) -> int:
@@ -103,8 +101,10 @@ class LatentImage:
     time_ids: Tensor
     masks: Tensor | None
 
-    def to(self, device: torch.device) -> "LatentImage":
-        """The same on another device."""
+    def to(self, device: torch.device | None) -> "LatentImage":
+        """The same on another device; None leaves it where it is."""
+        if device is None:
+            return self
         masks = None if self.masks is None else self.masks.to(device)
         return LatentImage(self.variants.to(device), self.time_ids.to(device), masks)
 
@@ -116,7 +116,8 @@ class LatentStore:
         """`device` None reads from the disk each time."""
         self._cache = cache
         self._keys = keys
-        self._kept = {} if device is None else {n: self._read(n).to(device) for n in range(len(keys))}
+        every = range(0 if device is None else len(keys))
+        self._kept = {number: self._read(number).to(device) for number in every}
 
     def __getitem__(self, number: int) -> LatentImage:
         kept = self._kept.get(number)

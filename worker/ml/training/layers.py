@@ -145,9 +145,7 @@ class LoraLayer(Adapted):
         if self.convolution is not None:
             return answer + conv2d(low, self.up) * self.scale
         # One product that adds as it goes; the answer's memory is written once.
-        flat = torch.addmm(
-            answer.flatten(0, -2), low.flatten(0, -2), self.up.t(), alpha=self.scale
-        )
+        flat = torch.addmm(answer.flatten(0, -2), low.flatten(0, -2), self.up.t(), alpha=self.scale)
         return flat.view(answer.shape)
 
     def _low(self, values: Tensor) -> Tensor:

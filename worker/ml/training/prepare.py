@@ -180,8 +180,8 @@ def _warn_of_long_captions(spec: TrainingSpec, policy: DevicePolicy, events: Eve
     if not long:
         return
     base = spec.base_model
-    tokenizer = load_base_model(base.location, base.revision, policy, parts=("tokenizer",)).tokenizer
-    cut = sum(len(tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
+    loaded = load_base_model(base.location, base.revision, policy, parts=("tokenizer",))
+    cut = sum(len(loaded.tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
     if cut:
         events.log(f"{cut} captions have over {MAX_TOKENS} tokens and are cut there", "warning")
 

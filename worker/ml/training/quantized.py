@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
+from torch.nn.grad import conv2d_input
 
 Storage = Literal["fp8", "int8"]
 _LARGEST = {"fp8": 448.0, "int8": 127.0}
@@ -41,7 +42,8 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("codes", codes.to(_DTYPE[storage]))
         self.register_buffer("scales", scales)
         self.bias = module.bias
-        self.convolution = (
+        # Stride, padding, dilation and groups; None for a linear.
+        self.convolution: Any = (
             (module.stride, module.padding, module.dilation, module.groups)
             if isinstance(module, nn.Conv2d)
             else None
@@ -75,7 +77,7 @@ class _Product(torch.autograd.Function):
         gradient = gradient.to(weight.dtype)
         if module.convolution is None:
             return gradient @ weight, None
-        return torch.nn.grad.conv2d_input(ctx.shape, weight, gradient, *module.convolution), None
+        return conv2d_input(ctx.shape, weight, gradient, *module.convolution), None
 
 
 @torch.no_grad()
@@ -90,8 +92,9 @@ def quantize(network: nn.Module, storage: Storage) -> int:
     saved = 0
     for parent in list(network.modules()):
         for name, module in list(parent.named_children()):
-            large = isinstance(module, nn.Linear | nn.Conv2d)
-            if large and module.weight.numel() >= MIN_VALUES:
+            if not isinstance(module, nn.Linear | nn.Conv2d):
+                continue
+            if module.weight.numel() >= MIN_VALUES:
                 small = QuantizedWeight(module, storage)
                 saved += module.weight.nbytes - small.codes.nbytes - small.scales.nbytes
                 setattr(parent, name, small)

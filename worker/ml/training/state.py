@@ -39,7 +39,7 @@ class Measured:
 
     @property
     def rank(self) -> float | None:
-        """To compare checkpoints by, lower is better: other pictures are harder for the base too."""
+        """To compare checkpoints by, lower is better; hard pictures are so for the base too."""
         if self.validation_loss is None or not self.base_validation_loss:
             return self.validation_loss
         return self.validation_loss / self.base_validation_loss

@@ -15,6 +15,7 @@ from app.trainings.params import TrainingParams
 from worker.ml.training.batches import Batch
 from worker.ml.training.conditioning import Conditioner
 from worker.ml.training.objective import NoiseSchedule, image_errors, timestep_weights
+from worker.ml.training.optimisers import set_learning_rates
 from worker.ml.training.parallel import Group
 from worker.ml.training.sampling import number_for
 
@@ -67,15 +68,13 @@ class Stepper:
 
     Attributes:
         parameters: all that is trained, the same on every process.
-        rates: the learning rate of each of the optimizer's groups, before the schedule.
-        factor: of the schedule, by step.
+        factor: of the learning rates, by step.
     """
 
     denoiser: Denoiser
     params: TrainingParams
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
-    rates: list[float]
     factor: Callable[[int], float]
     scaler: torch.amp.GradScaler
     group: Group
@@ -99,8 +98,7 @@ class Stepper:
 
     def apply(self, step: int, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the processes, clip, and move; the step's loss and its gradient's norm."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.factor(step)
+        set_learning_rates(self.optimizer, self.factor(step))
         loss = self.group.sum_gradients(self.parameters, loss)
         self.scaler.unscale_(self.optimizer)
         limit = self.params.max_grad_norm or float("inf")
@@ -119,6 +117,4 @@ class Stepper:
         params = self.params
         if params.neuron_dropout or params.rank_dropout or params.module_dropout:
             assert params.seed is not None, "a frozen spec has a seed"
-            torch.manual_seed(
-                number_for(params.seed, "layers", step, batch, part, self.group.rank)
-            )
+            torch.manual_seed(number_for(params.seed, "layers", step, batch, part, self.group.rank))

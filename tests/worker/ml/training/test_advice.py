@@ -57,7 +57,8 @@ def test_a_run_is_described_in_a_sentence(spec):
     chosen = spec()
     sizes = [image.size for image in chosen.images]
     steps = plan_steps(sizes, chosen.params, BucketPlan.for_base(chosen.params, 4))
-    assert describe(steps, chosen.params) == (
-        "12 steps, 3 an epoch, of 4 pictures; an epoch shows 64x64: 9; 1 pictures are held out, "
+    assert describe(steps, chosen.params, 1) == (
+        "12 steps, 3 an epoch, of 4 pictures on 1 device; an epoch shows 64x64: 9; "
+        "1 pictures are held out, "
         "others in each epoch"
     )
