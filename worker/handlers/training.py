@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -182,7 +182,10 @@ def _on_progress(running: _Run, event: JsonObject) -> None:
 
 
 def _on_metrics(running: _Run, event: JsonObject) -> None:
-    """One write a batch of steps; a resumed attempt writes the same steps again."""
+    """One write a batch of steps; a resumed attempt writes the same steps again.
+
+    A step's loss and its validation come one after the other, so neither erases the other.
+    """
     claim = running.context.claim
     names = [
         column.name for column in TrainingMetric.__table__.columns if column.name != "training_id"
@@ -199,7 +202,11 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
         session.execute(
             statement.on_conflict_do_update(
                 index_elements=["training_id", "step"],
-                set_={name: statement.excluded[name] for name in names if name != "step"},
+                set_={
+                    name: func.coalesce(statement.excluded[name], TrainingMetric.__table__.c[name])
+                    for name in names
+                    if name != "step"
+                },
             )
         )
         events.append(session, claim.job_id, "metrics", {"metrics": event["rows"]})
