@@ -33,6 +33,9 @@ _LEARNED = ("k", "d", "d_max", "d_hat", "d_numerator", "d_denom", "weight_sum", 
 _SET_ASIDE = "training_value"
 # Prodigy's own rate is 1; nobody means to take it a tenth of that or less.
 _LEAST_PRODIGY_RATE = 0.1
+# Where Prodigy's estimate begins, which only grows: a rate that does a LoRA no harm. From the usual
+# 1e-6 it stands still for 50 steps or so, which is much of a short run.
+_LEAST_DISTANCE = 5e-5
 # Lion's authors advise a third to a tenth of AdamW's rate, which is 1e-4 by default.
 _MOST_LION_RATE = 5e-5
 
@@ -149,6 +152,7 @@ def make_optimizer(
             return Prodigy(
                 settings,
                 lr=params.learning_rate,
+                d0=_LEAST_DISTANCE,
                 # Both as its authors advise for diffusion models; without the second, steps with a
                 # low rate during warm-up would count for more than their due in the estimate.
                 use_bias_correction=True,
