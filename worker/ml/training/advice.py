@@ -5,8 +5,8 @@ The sentences are `app.trainings.advice`'s, which the API shows too.
 
 from pathlib import PurePath
 
-from app.trainings import without_effect as vain
-from app.trainings.arithmetic import BucketPlan, StepPlan, plan_steps
+from app.trainings.advice import advise
+from app.trainings.arithmetic import StepPlan
 from app.trainings.params import TrainingParams
 from app.trainings.planned import Picture, Run
 from worker.ml.training.spec import ImageSpec, TrainingSpec
@@ -29,11 +29,9 @@ def describe(steps: StepPlan, params: TrainingParams, processes: int) -> str:
     )
 
 
-def without_effect(spec: TrainingSpec) -> list[str]:
-    """A sentence for each parameter that changes nothing in this run."""
-    plan = BucketPlan.for_base(spec.params, spec.base_model.vae_scale_factor)
-    sizes = [image.size for image in spec.images]
-    return vain.without_effect(run_of(spec, plan_steps(sizes, spec.params, plan)))
+def advice(spec: TrainingSpec, steps: StepPlan) -> list[str]:
+    """A sentence for each doubt about a run."""
+    return advise(run_of(spec, steps))
 
 
 def run_of(spec: TrainingSpec, steps: StepPlan) -> Run:

@@ -18,7 +18,7 @@ from worker.ml.training.events import Events
 from worker.ml.training.loop import Training
 from worker.ml.training.parallel import Group
 from worker.ml.training.plan import make_plan
-from worker.ml.training.prepare import prepare
+from worker.ml.training.prepare import count_steps, prepare
 from worker.ml.training.spec import fingerprint, read_spec
 
 REPOSITORY = Path(__file__).parents[4]
@@ -181,7 +181,9 @@ class Run:
             spec=spec,
             spec_sha256=fingerprint(spec),
             plan=plan,
-            prepared=prepare(spec, plan, cache, events, Group(), lambda: None),
+            prepared=prepare(
+                spec, plan, count_steps(spec, Group()), cache, events, Group(), lambda: None
+            ),
             output=output,
             events=events,
             group=Group(),
