@@ -45,7 +45,8 @@ def configured_alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
     network, _, path = plain.partition(".")
     # The configuration of one network alone has no prefix.
     prefix, path = (f"{network}.", path) if network in _NETWORKS else ("", plain)
-    alpha = config.get(f"{prefix}lora_alpha") or rank
+    # PEFT's LoHa and LoKr call it alpha.
+    alpha = config.get(f"{prefix}lora_alpha") or config.get(f"{prefix}alpha") or rank
     patterns = config.get(f"{prefix}alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise LoraFileInvalid(f"the metadata's alpha_pattern is {patterns!r}, not an object")
