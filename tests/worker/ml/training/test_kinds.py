@@ -136,10 +136,12 @@ def test_a_base_taught_to_predict_velocity_learns(run, spec_of):
 def test_text_encoders_learn_with_the_unet(run, spec_of):
     done = _falls(run, spec_of({**SHORT, **TEXT, "gradient_checkpointing": "on"}))
     modules = done.training.trainee.lora().modules
-    for component in ("unet", "text_encoder", "text_encoder_2"):
-        of_it = [m for path, m in modules.items() if path.split(".")[0] == component]
-        assert of_it
-        assert all(float(module.delta().abs().max()) > 0 for module in of_it)
+    still = {path for path, module in modules.items() if not module.delta().any()}
+    # SDXL reads the first encoder one layer before its end, so nothing reaches its last one.
+    last = done.training.trainee.networks["text_encoder"].config.num_hidden_layers - 1
+    assert still == {path for path in modules if f"text_encoder.text_model.encoder.layers.{last}." in path}
+    components = {path.partition(".")[0] for path in modules}
+    assert components == {"unet", "text_encoder", "text_encoder_2"}
     assert inspect(done.training.output / "checkpoints" / f"{STEPS:08d}.safetensors").unknown == ()
 
 
