@@ -1,8 +1,8 @@
 """A LoRA's tensors under the names of each layout that is written.
 
 kohya's holds everything. diffusers' and PEFT's have no alpha tensors: a program that knows nothing
-else scales each module by 1, so alpha / rank goes into the up matrices, and the configuration that
-is written beside them says alpha = rank for every module. That is right for programs that read the
+else scales each module by 1, so alpha / rank goes into the matrices, and the configuration that is
+written beside them says alpha = rank for every module. That is right for programs that read the
 configuration and for those that do not.
 """
 
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from worker.ml.lora_files.adapter_config import METADATA_KEY
 from worker.ml.lora_files.errors import LoraLayoutUnsupported
-from worker.ml.lora_files.modules import AdapterModule, LohaModule, Lora, LoraModule
+from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
 WrittenLayout = Literal["kohya", "diffusers", "peft"]
 
+_KIND_NAMES: dict[type[AdapterModule], str] = {LohaModule: "LoHa", LokrModule: "LoKr"}
+_EXCEPT = {"peft": ", but for LoHa in every module and without magnitudes"}
 _ENCODER_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
@@ -110,9 +112,10 @@ def _modules_of(lora: Lora, network: str, layout: WrittenLayout) -> dict[str, Lo
         if not path.startswith(f"{network}."):
             continue
         if not isinstance(module, LoraModule):
-            kind = type(module).__name__.removesuffix("Module")
+            kind = _KIND_NAMES[type(module)]
             raise LoraLayoutUnsupported(
-                f"{path}: the {layout} layout cannot express {kind}; write it in the kohya layout"
+                f"{path}: {kind} is not written in the {layout} layout{_EXCEPT.get(layout, '')}; "
+                f"write it in the kohya layout"
             )
         if module.dora_scale is not None and not _by_rows(module):
             raise LoraLayoutUnsupported(
@@ -136,11 +139,16 @@ def _by_rows(module: AdapterModule) -> bool:
 
 
 def _pair(name: str, module: LoraModule, dtype: torch.dtype) -> dict[str, Tensor]:
-    down, up = module.down, module.up.float() * module.scale
+    down, up = module.down.float(), module.up.float()
     if module.mid is not None:
         # Tucker's core and its 1×1 down matrix make one down matrix of the kernel's size.
-        core, inner = module.mid.float(), down.float().flatten(1)
-        down = torch.einsum("rskl,si->rikl", core, inner)
+        down = torch.einsum("rskl,si->rikl", module.mid.float(), down.flatten(1))
+    # Into the matrix that it brings closer to the other: half precision has few digits for tiny
+    # numbers, which up matrices hold after a short training.
+    if (down.abs().max() > up.abs().max()) == (module.scale < 1):
+        down = down * module.scale
+    else:
+        up = up * module.scale
     tensors = {
         f"{name}.lora_A.weight": down.to(dtype).contiguous(),
         f"{name}.lora_B.weight": up.to(dtype).contiguous(),

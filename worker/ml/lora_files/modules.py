@@ -130,8 +130,7 @@ class LoraModule(AdapterModule):
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
         if self.mid is None:
             return self.scale * up @ down
-        product = torch.einsum("or,rskl,si->oikl", up, self.mid.float(), down)
-        return self.scale * product.flatten(1)
+        return torch.einsum("or,rskl,si->oikl", self.scale * up, self.mid.float(), down).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -173,9 +172,10 @@ class LohaModule(AdapterModule):
         return found
 
     def delta(self) -> Tensor:
-        first = _half(self.w1_a, self.w1_b, self.t1)
+        # The scale goes into a small factor: a pass over ΔW costs more than all else.
+        first = _half(self.w1_a.float() * self.scale, self.w1_b, self.t1)
         second = _half(self.w2_a, self.w2_b, self.t2)
-        return self.scale * (first * second).flatten(1)
+        return (first * second).flatten(1)
 
 
 def _half(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
@@ -259,12 +259,11 @@ class LokrModule(AdapterModule):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def delta(self) -> Tensor:
-        first, second = self._first(), self._second()
+        first, second = self._first() * self.scale, self._second()
         while first.ndim < second.ndim:
             first = first.unsqueeze(-1)
         # Contiguous, as kron reads a factor's memory in the order of its strides.
-        product = torch.kron(first.contiguous(), second.contiguous())
-        return self.scale * product.flatten(1)
+        return torch.kron(first.contiguous(), second.contiguous()).flatten(1)
 
     def _first(self) -> Tensor:
         if self.w1 is not None:
