@@ -223,10 +223,14 @@ def _freeze(
     images: list[Image],
 ) -> JsonObject:
     """What made this LoRA. A caption that is missing is the template around nothing."""
+    try:
+        buckets = BucketPlan.for_base(params, base_model.vae_scale_factor)
+    except ValueError as error:
+        raise Invalid(str(error), [FieldProblem("/params/resolution", str(error))]) from error
     plan = plan_steps(
         [ImageSize(row.width, row.height, row.repeats, row.sha256) for row in images],
         params,
-        BucketPlan.for_base(params.resolution, base_model.vae_scale_factor),
+        buckets,
     )
     limit = get_settings().max_training_steps
     if plan.total_steps > limit:

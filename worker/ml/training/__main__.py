@@ -15,7 +15,6 @@ Exit codes:
 """
 
 import argparse
-import hashlib
 import os
 import signal
 import sys
@@ -27,17 +26,20 @@ from worker.ml.training.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
     BaseModelUnsuitable,
+    OutOfMemory,
     Stopped,
     TrainingError,
 )
 from worker.ml.training.events import Events
-from worker.ml.training.spec import read_spec
+from worker.ml.training.spec import fingerprint, read_spec
 
 
 def main() -> int:
     """Run one training; the exit code."""
     args = _arguments()
-    events = Events.on_stdout()
+    # Of several processes the first one speaks for all.
+    main_process = os.environ.get("RANK", "0") == "0"
+    events = Events.on_stdout() if main_process else Events.nowhere()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if args.stop_on_stdin_eof:
@@ -66,6 +68,8 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     from worker.ml.base_models.load import BaseModelUnavailable
     from worker.ml.training.advice import describe, without_effect
     from worker.ml.training.loop import Training
+    from worker.ml.training.optimisers import require_packages
+    from worker.ml.training.parallel import joined_group
     from worker.ml.training.plan import make_plan
     from worker.ml.training.prepare import prepare
 
@@ -73,6 +77,7 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
         if stop.is_set():
             raise Stopped(None)
 
+    require_packages(spec.params)
     _quiet_libraries()
     torch.manual_seed(spec.seed)
     plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
@@ -85,25 +90,26 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
         events.log(warning, "warning")
     args.output.mkdir(parents=True, exist_ok=True)
     try:
-        prepared = prepare(spec, plan, args.cache or args.output / "cache", events, pause)
-        events.log(describe(prepared.steps, spec.params))
-        Training(
-            spec=spec,
-            # Of what it says, not of where its files lie: another worker lays them elsewhere.
-            spec_sha256=_fingerprint(
-                spec.model_dump_json(
-                    exclude={"images": {"__all__": {"path"}}, "base_model": {"location"}}
-                )
-            ),
-            plan=plan,
-            prepared=prepared,
-            output=args.output,
-            events=events,
-            should_stop=stop.is_set,
-            state_every_seconds=args.state_every_seconds,
-        ).run(resume=args.resume)
+        with joined_group() as group:
+            cache = args.cache or args.output / "cache"
+            prepared = prepare(spec, plan, cache, events, group, pause)
+            events.log(describe(prepared.steps, spec.params, group.size))
+            Training(
+                spec=spec,
+                # Of what it says, not of where its files lie: another worker lays them elsewhere.
+                spec_sha256=fingerprint(spec),
+                plan=plan,
+                prepared=prepared,
+                output=args.output,
+                events=events,
+                group=group,
+                should_stop=stop.is_set,
+                state_every_seconds=args.state_every_seconds,
+            ).run(resume=args.resume)
     except BaseModelUnavailable as error:
         raise BaseModelUnsuitable(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"the device has too little memory to prepare: {error}") from error
 
 
 def _arguments() -> argparse.Namespace:
@@ -139,10 +145,6 @@ def _quiet_libraries() -> None:
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module="(diffusers|transformers|peft|torch)")
-
-
-def _fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
 """Tensors on disk under a hash of all that they were made from, shared between trainings.
 
-A file appears only when it is whole, and two makers of the same file make the same bytes, so
-processes may share a folder without a lock.
+A file appears only when it is whole and then never changes: of two makers the first one's stays,
+as their last bits may differ and a resumed run must find what it began with. So processes may
+share a folder without a lock.
 """
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # Part of every key: raised when what is stored, or how it is made, changes.
-VERSION = 1
+VERSION = 2
 
 
 def cache_key(*parts: object) -> str:
@@ -40,13 +42,27 @@ class TensorCache:
             path.unlink(missing_ok=True)
             return None
 
+    def has(self, key: str) -> bool:
+        """Whether something sound is stored under a key; only its header is read."""
+        path = self._path(key)
+        try:
+            with safe_open(str(path), framework="pt"):
+                return True
+        except FileNotFoundError:
+            return False
+        except SafetensorError:
+            path.unlink(missing_ok=True)
+            return False
+
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Store tensors, whole or not at all."""
+        """Store tensors, whole or not at all; what is there already stays."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{uuid4().hex}.part")
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
-        partial.replace(path)
+        with suppress(FileExistsError):
+            path.hardlink_to(partial)
+        partial.unlink()
 
     def _path(self, key: str) -> Path:
         # Two letters a folder keeps directories short however many pictures there are.

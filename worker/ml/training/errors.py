@@ -21,6 +21,13 @@ class SpecInvalid(TrainingError):
     exit_code = EXIT_BAD_SPEC
 
 
+class PackageMissing(TrainingError):
+    """An optional package that the spec calls for is not installed; the message names it."""
+
+    code = "package_missing"
+    exit_code = EXIT_BAD_SPEC
+
+
 class ImageBroken(TrainingError):
     """A picture does not decode; the message names it."""
 
@@ -32,6 +39,19 @@ class LatentsNotFinite(TrainingError):
     """The VAE turned a picture into NaN or infinity; the message names it."""
 
     code = "latents_not_finite"
+
+
+class EmbeddingsNotFinite(TrainingError):
+    """A text encoder turned a caption into NaN or infinity; the message quotes it."""
+
+    code = "embeddings_not_finite"
+
+
+class WarmStartUnsuitable(TrainingError):
+    """The LoRA to go on from is of another kind, rank or base; the message says which."""
+
+    code = "warm_start_unsuitable"
+    exit_code = EXIT_BAD_INPUT
 
 
 class LossNotFinite(TrainingError):

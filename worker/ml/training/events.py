@@ -1,14 +1,16 @@
 """What the trainer tells whoever started it: JSON lines on standard output, nothing else there.
 
 * `progress`: stage (load, prepare, train), step, total_steps, fraction, eta_s
-* `metrics`: rows, each with step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes and
-  validation_loss; what was not measured is null
+* `metrics`: rows, each with step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes,
+  validation_loss, base_validation_loss and prior_drift; what a row does not tell is null, and a
+  later row of the same step may
 * `sample`: step, epoch, prompt, seed, path
-* `checkpoint`: step, epoch, path, sha256, bytes, validation_loss, file_metadata
+* `checkpoint`: step, epoch, path, sha256, bytes, validation_loss, base_validation_loss,
+  prior_drift, file_metadata
 * `state`: step, path
 * `log`: level, message
-* `result`: recommended_step, first_loss, last_loss, first_validation_loss, last_validation_loss,
-  base_hash, base_hash_unchanged
+* `result`: recommended_step, ended_early, first_loss, last_loss, first_validation_loss,
+  last_validation_loss, prior_drift, base_hash, base_hash_unchanged
 * `stopped`: step, null when it was stopped before the first could be taken
 * `error`: code, message, retryable
 """
@@ -35,6 +37,12 @@ class Events:
         stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return cls(stream)
+
+    @classmethod
+    def nowhere(cls) -> "Events":
+        """For a process that leaves the telling to another."""
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return cls(open(os.devnull, "w", encoding="utf-8"))
 
     def send(self, type_: str, **fields: Any) -> None:
         """Write one event at once."""

@@ -2,16 +2,18 @@
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from app.trainings.params import TrainingParams
 from worker.ml.base_models.device import DevicePolicy, choose_policy
+from worker.ml.training.ladder import MemoryPlan, Storage
 
-# Full SDXL at 1024 px without checkpointing holds about this much beside the weights, an image.
-_ACTIVATION_BYTES_AT_1024 = 9 * 1024**3
-_WEIGHTS_BYTES = 6 * 1024**3
 PLAIN_ATTENTION_LATENT_SIDE = 32
+# Above this, latents and embeddings are read from the disk as they are needed.
+HOST_CACHE_BYTES = 4 * 1024**3
+_GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -22,20 +24,34 @@ class Plan:
         policy: device and number formats of the frozen networks.
         autocast: format of the arithmetic; None computes in the weights' own.
         plain_attention: whether attention is computed step by step, not by the fused kernel.
-        gradient_checkpointing: whether activations are computed twice instead of kept.
+        memory: what is traded for memory.
+        smaller_storage: of the frozen weights, should memory run out.
+        cache_placement: as the parameters ask.
         reasons: a sentence for each choice, for the log.
     """
 
     policy: DevicePolicy
     autocast: torch.dtype | None
     plain_attention: bool
-    gradient_checkpointing: bool
+    memory: MemoryPlan
+    smaller_storage: Storage
+    cache_placement: Literal["auto", "device", "host", "disk"]
     reasons: tuple[str, ...]
 
     @property
     def device(self) -> torch.device:
         """Where the training runs."""
         return self.policy.device
+
+    def cache_device(self, latent_bytes: int) -> torch.device | None:
+        """Where latents and embeddings wait during the run; None: on the disk."""
+        if self.cache_placement == "disk":
+            return None
+        if self.cache_placement == "device":
+            return self.device
+        if self.cache_placement == "auto" and latent_bytes > HOST_CACHE_BYTES:
+            return None
+        return torch.device("cpu")
 
 
 def make_plan(params: TrainingParams, vae_scale_factor: int) -> Plan:
@@ -44,8 +60,8 @@ def make_plan(params: TrainingParams, vae_scale_factor: int) -> Plan:
     Args:
         vae_scale_factor: of the base model, pixels per latent each way.
     """
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
         return _cuda_plan(torch.device("cuda", rank), params)
     return _cpu_plan(params, params.resolution // vae_scale_factor)
 
@@ -58,32 +74,35 @@ def cpu_computes_bfloat16() -> bool:
 
 def _cpu_plan(params: TrainingParams, latent_side: int) -> Plan:
     device = torch.device("cpu")
-    where = "device cpu: no CUDA device was found"
     asked = params.mixed_precision
-    if asked == "bf16" or (asked == "auto" and cpu_computes_bfloat16()):
-        why = "this CPU has instructions for it" if _is_auto(params) else "as asked"
+    half = asked == "bf16" or (asked == "auto" and cpu_computes_bfloat16())
+    if half:
+        why = "as asked" if asked == "bf16" else "this CPU has instructions for it"
+        note = f"base in bfloat16, LoRA in float32: {why}"
+    else:
+        note = {
+            "auto": "float32: this CPU would only emulate bfloat16",
+            "fp16": "float16 has no fast arithmetic on CPUs, so float32",
+            "no": "float32, as asked",
+        }[asked]
+    dtype = torch.bfloat16 if half else torch.float32
+    return Plan(
+        DevicePolicy(device, dtype, torch.float32),
+        autocast=torch.bfloat16 if half else None,
         # In bfloat16 the fused kernel's backward takes a third of a small step; for large
         # pictures the plain one's memory, which grows with the square of the area, weighs more.
-        plain = latent_side <= PLAIN_ATTENTION_LATENT_SIDE
-        return Plan(
-            DevicePolicy(device, torch.bfloat16, torch.float32),
-            autocast=torch.bfloat16,
-            plain_attention=plain,
-            gradient_checkpointing=False,
-            reasons=(where, f"base in bfloat16, LoRA in float32: {why}"),
-        )
-    note = {
-        "auto": "float32: this CPU would only emulate bfloat16",
-        "fp16": "float16 has no fast arithmetic on CPUs, so float32",
-        "no": "float32, as asked",
-    }[asked]
-    return Plan(
-        DevicePolicy(device, torch.float32, torch.float32),
-        autocast=None,
-        plain_attention=False,
-        gradient_checkpointing=False,
-        reasons=(where, note),
+        plain_attention=half and latent_side <= PLAIN_ATTENTION_LATENT_SIDE,
+        memory=MemoryPlan(
+            checkpointing=params.gradient_checkpointing == "on", storage=_asked_storage(params)
+        ),
+        smaller_storage="int8",
+        cache_placement=params.cache_placement,
+        reasons=("device cpu: no CUDA device was found", note),
     )
+
+
+def _asked_storage(params: TrainingParams) -> Storage:
+    return "full" if params.base_storage == "auto" else params.base_storage
 
 
 def _cuda_plan(device: torch.device, params: TrainingParams) -> Plan:
@@ -95,27 +114,21 @@ def _cuda_plan(device: torch.device, params: TrainingParams) -> Plan:
         "no": torch.float32,
     }[params.mixed_precision]
     free, total = torch.cuda.mem_get_info(device)
-    scale = (
-        (params.resolution / 1024) ** 2 * params.batch_size * (2 if dtype == torch.float32 else 1)
-    )
-    needed = _WEIGHTS_BYTES + _ACTIVATION_BYTES_AT_1024 * scale
-    checkpointing = needed > free
-    gib = 1024**3
-    why = "as asked" if not _is_auto(params) else "the fastest this device computes well in"
+    why = "as asked" if params.mixed_precision != "auto" else "the fastest it computes well in"
+    # Ada and Hopper read float8 themselves; others would only unpack it slower than int8.
+    smaller: Storage = "fp8" if torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
     return Plan(
         DevicePolicy(device, dtype, chosen.vae_dtype),
         autocast=None if dtype == torch.float32 else dtype,
         plain_attention=False,
-        gradient_checkpointing=checkpointing,
+        memory=MemoryPlan(
+            checkpointing=params.gradient_checkpointing == "on", storage=_asked_storage(params)
+        ),
+        smaller_storage=smaller,
+        cache_placement=params.cache_placement,
         reasons=(
-            f"device {torch.cuda.get_device_name(device)}: {free / gib:.1f} of "
-            f"{total / gib:.1f} GiB are free",
+            f"device {torch.cuda.get_device_name(device)}: {free / _GIB:.1f} of "
+            f"{total / _GIB:.1f} GiB are free",
             f"base in {str(dtype).removeprefix('torch.')}, LoRA in float32: {why}",
-            f"gradient checkpointing {'on' if checkpointing else 'off'}: about "
-            f"{needed / gib:.1f} GiB would be held without it",
         ),
     )
-
-
-def _is_auto(params: TrainingParams) -> bool:
-    return params.mixed_precision == "auto"

@@ -1,4 +1,4 @@
-"""Everything the loop reads, made before it starts: latents, embeddings, what is held out."""
+"""Everything the loop reads, made before it starts: latents, wordings and their embeddings."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,20 +7,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from app.trainings.arithmetic import BucketPlan, StepPlan, plan_steps
-from worker.ml.base_models.load import load_base_model
-from worker.ml.training.cache import TensorCache
-from worker.ml.training.events import Events
-from worker.ml.training.latents import LatentImage, encode_images
-from worker.ml.training.plan import Plan
-from worker.ml.training.samples import SamplePrompt
-from worker.ml.training.sampling import shuffled_captions
-from worker.ml.training.spec import TrainingSpec
-from worker.ml.training.text import MAX_TOKENS, TextEmbedding, TextEncoders, embed_texts
-from worker.ml.training.validation import ValidationSet
+import torch
 
-# Orders of each caption that are encoded, when captions are shuffled.
-SHUFFLES = 4
+from app.trainings.arithmetic import BucketPlan, StepPlan, plan_steps
+from worker.ml.base_models.device import DevicePolicy
+from worker.ml.base_models.load import load_base_model
+from worker.ml.training import captions
+from worker.ml.training.cache import TensorCache
+from worker.ml.training.errors import SpecInvalid
+from worker.ml.training.events import Events
+from worker.ml.training.latents import LatentStore, Wanted, encode_images
+from worker.ml.training.parallel import Group
+from worker.ml.training.plan import Plan
+from worker.ml.training.spec import TrainingSpec
+from worker.ml.training.text import MAX_TOKENS, TextEncoders, TextStore, embed_texts
+
+TEXT_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -28,117 +30,167 @@ class Prepared:
     """What the loop needs beside the UNet.
 
     Attributes:
-        buckets: for each (width, height), the training images' numbers, one for each repeat.
         images: latents by image number.
-        captions: embeddings by image number and variant; all images have as many variants.
-        empty: the embedding of the empty caption.
+        wordings: each image's captions that were encoded, the first as written; empty where the
+            text encoders are trained, which encode as they go.
+        texts: their embeddings, None where the text encoders are trained.
         vae: on the CPU, for sample images; None when there are none to draw.
     """
 
     steps: StepPlan
-    buckets: dict[tuple[int, int], list[int]]
-    images: Sequence[LatentImage]
-    captions: Sequence[Sequence[TextEmbedding]]
-    empty: TextEmbedding
-    held_out: ValidationSet
-    samples: Sequence[SamplePrompt]
+    images: LatentStore
+    wordings: Sequence[Sequence[str]]
+    texts: TextStore | None
     vae: Any
 
 
+def trains_text(spec: TrainingSpec) -> bool:
+    """Whether gradients go through the text encoders, so that embeddings cannot be kept."""
+    return spec.params.train_text_encoder or spec.params.trigger_vectors > 0
+
+
+def count_steps(spec: TrainingSpec, group: Group) -> StepPlan:
+    """The run's steps and buckets.
+
+    Raises:
+        SpecInvalid: the parameters' buckets do not fit the base model.
+    """
+    try:
+        buckets = BucketPlan.for_base(spec.params, spec.base_model.vae_scale_factor)
+    except ValueError as error:
+        raise SpecInvalid(str(error)) from error
+    return plan_steps([image.size for image in spec.images], spec.params, buckets, group.size)
+
+
 def prepare(
-    spec: TrainingSpec, plan: Plan, cache_folder: Path, events: Events, pause: Callable[[], None]
+    spec: TrainingSpec,
+    plan: Plan,
+    cache_folder: Path,
+    events: Events,
+    group: Group,
+    pause: Callable[[], None],
 ) -> Prepared:
     """Encode what is not in the cache yet; VAE and text encoders are gone when this returns.
 
     Args:
         pause: called between batches; what it raises ends the preparation.
     """
-    base, params = spec.base_model, spec.params
-    loaded = load_base_model(base.location, base.revision, plan.policy, parts=())
-    bucket_plan = BucketPlan.for_base(params.resolution, base.vae_scale_factor)
-    sizes = [image.size for image in spec.images]
-    steps = plan_steps(sizes, params, bucket_plan)
-    placed = [bucket_plan.nearest(image.width, image.height) for image in spec.images]
+    steps = count_steps(spec, group)
     store = TensorCache(cache_folder)
+    base, policy = spec.base_model, plan.policy
+    folder = load_base_model(base.location, base.revision, policy, parts=()).folder
     total = len(spec.images)
 
     @cache
     def vae() -> Any:
-        return load_base_model(base.location, base.revision, plan.policy, parts=("vae",)).vae
-
-    @cache
-    def encoders() -> TextEncoders:
-        parts = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-        found = load_base_model(base.location, base.revision, plan.policy, parts=parts)
-        return TextEncoders(
-            (found.tokenizer, found.tokenizer_2), (found.text_encoder, found.text_encoder_2)
-        )
+        return load_base_model(base.location, base.revision, policy, parts=("vae",)).vae
 
     def on_image(done: int) -> None:
         events.progress("prepare", step=done, total_steps=total)
         pause()
 
-    images = encode_images(
-        spec.images,
-        placed,
-        flip=params.flip_augment,
+    wanted = [
+        Wanted.of(image, bucket, spec.params)
+        for image, bucket in zip(spec.images, steps.placed, strict=True)
+    ]
+    keys = encode_images(
+        wanted,
         vae=vae,
-        vae_sha256=_hash_weights(loaded.folder, ("vae",), plan.policy.vae_dtype, vae),
+        vae_sha256=_hash_weights(folder, ("vae",), policy.vae_dtype, vae),
         cache=store,
+        group=group,
         on_done=on_image,
     )
-    variants = SHUFFLES if params.shuffle_caption else 1
-    worded = [
-        shuffled_captions(image.caption, variants, params.keep_tokens, spec.seed)
-        for image in spec.images
-    ]
-    embedded = embed_texts(
-        [*(text for texts in worded for text in texts), *spec.sample_prompts, ""],
-        encoders=encoders,
-        encoders_sha256=_hash_weights(
-            loaded.folder, ("text_encoder", "text_encoder_2"), plan.policy.dtype, encoders
-        ),
-        cache=store,
-        on_done=lambda _: pause(),
-    )
-    _warn_of_long_captions(spec, plan, events)
-    captions = [[embedded[text] for text in texts] for texts in worded]
-    held_out = set(steps.held_out)
-    buckets: dict[tuple[int, int], list[int]] = {}
-    for number, (image, bucket) in enumerate(zip(spec.images, placed, strict=True)):
-        if number not in held_out:
-            repeats = image.repeats or params.num_repeats
-            buckets.setdefault(bucket, []).extend([number] * repeats)
+    drawn = bool(spec.sample_prompts) and group.is_main
+    kept_vae = vae().to("cpu") if drawn else None
+    vae.cache_clear()
+    wordings, text_keys = _texts(spec, policy, folder, store, events, group, pause)
+    bytes_ = sum(_latent_bytes(each, base.vae_scale_factor) for each in wanted)
+    device = plan.cache_device(bytes_)
     return Prepared(
         steps=steps,
-        buckets=buckets,
-        images=images,
-        captions=captions,
-        empty=embedded[""],
-        held_out=ValidationSet(
-            [images[number] for number in steps.held_out],
-            [captions[number][0] for number in steps.held_out],
-        ),
-        samples=[
-            SamplePrompt(prompt, spec.seed % 2**32 + number, embedded[prompt])
-            for number, prompt in enumerate(spec.sample_prompts)
-        ],
-        vae=vae().to("cpu") if spec.sample_prompts else None,
+        images=LatentStore(store, keys, device),
+        wordings=wordings,
+        texts=None if trains_text(spec) else TextStore(store, text_keys, device),
+        vae=kept_vae,
     )
 
 
-def _warn_of_long_captions(spec: TrainingSpec, plan: Plan, events: Events) -> None:
+def load_text_encoders(spec: TrainingSpec, policy: DevicePolicy) -> TextEncoders:
+    """Both tokenizers and text encoders, frozen, on the policy's device."""
+    base = spec.base_model
+    found = load_base_model(base.location, base.revision, policy, parts=TEXT_PARTS)
+    return TextEncoders(
+        (found.tokenizer, found.tokenizer_2), (found.text_encoder, found.text_encoder_2)
+    )
+
+
+def _texts(
+    spec: TrainingSpec,
+    policy: DevicePolicy,
+    folder: Path,
+    store: TensorCache,
+    events: Events,
+    group: Group,
+    pause: Callable[[], None],
+) -> tuple[list[list[str]], dict[str, str]]:
+    """Each image's wordings, and the keys of all that is encoded."""
+    _warn_of_long_captions(spec, policy, events)
+    if trains_text(spec):
+        return [], {}
+    params = spec.params
+    wordings = [
+        captions.variants(
+            image.caption,
+            captions.caption_options(image, params),
+            params.caption_variants,
+            spec.seed,
+        )
+        for image in spec.images
+    ]
+
+    @cache
+    def encoders() -> TextEncoders:
+        return load_text_encoders(spec, policy)
+
+    keys = embed_texts(
+        [
+            *(text for texts in wordings for text in texts),
+            *spec.sample_prompts,
+            *spec.generic_prompts,
+            "",
+        ],
+        encoders=encoders,
+        encoders_sha256=_hash_weights(
+            folder, ("text_encoder", "text_encoder_2"), policy.dtype, encoders
+        ),
+        cache=store,
+        group=group,
+        on_done=lambda _: pause(),
+    )
+    encoders.cache_clear()
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return wordings, keys
+
+
+def _warn_of_long_captions(spec: TrainingSpec, policy: DevicePolicy, events: Events) -> None:
     # A cheap first sieve: beside start and end, a token has at least one character.
     long = [image.caption for image in spec.images if len(image.caption) > MAX_TOKENS - 2]
     if not long:
         return
     base = spec.base_model
-    tokenizer = load_base_model(
-        base.location, base.revision, plan.policy, parts=("tokenizer",)
-    ).tokenizer
-    cut = sum(len(tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
+    loaded = load_base_model(base.location, base.revision, policy, parts=("tokenizer",))
+    cut = sum(len(loaded.tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
     if cut:
         events.log(f"{cut} captions have over {MAX_TOKENS} tokens and are cut there", "warning")
+
+
+def _latent_bytes(wanted: Wanted, scale_factor: int) -> int:
+    """Of one picture's latents in float32, four channels."""
+    width, height = wanted.bucket
+    each = 4 * 4 * (width // scale_factor) * (height // scale_factor)
+    return each * wanted.crops * max(1, wanted.samples)
 
 
 def _hash_weights(

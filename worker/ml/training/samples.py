@@ -1,7 +1,6 @@
 """Pictures at a checkpoint: what the LoRA does so far, at the same seeds each time."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,37 +8,35 @@ from typing import Any
 import torch
 
 from worker.ml.inference.schedulers import make_scheduler
-from worker.ml.training.text import TextEmbedding
+from worker.ml.training.step import Denoiser
 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """A prompt with its embedding, and the seed of its noise."""
+    """A prompt, and the seed of its noise."""
 
     prompt: str
     seed: int
-    text: TextEmbedding
 
 
 @torch.no_grad()
 def draw_samples(
-    unet: Any,
+    denoiser: Denoiser,
     vae: Any,
     scheduler_config: dict[str, Any],
     prompts: Sequence[SamplePrompt],
     folder: Path,
     *,
+    device: torch.device,
     step: int,
     side: int,
     steps: int,
     guidance_scale: float,
-    arithmetic: Callable[[], AbstractContextManager[Any]],
     pause: Callable[[], None],
 ) -> list[Path]:
     """Draw each prompt with the UNet as it is now; the PNG files, in order.
 
     Args:
-        arithmetic: the context that the UNet computes in.
         pause: called between pictures; what it raises ends the drawing.
     """
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
@@ -47,8 +44,7 @@ def draw_samples(
     )
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = next(unet.parameters())
-    device, dtype = weights.device, weights.dtype
+    unet: Any = denoiser.unet
     was_training = unet.training
     unet.eval()
     vae.to(device)
@@ -66,9 +62,8 @@ def draw_samples(
     paths: list[Path] = []
     for number, wanted in enumerate(prompts):
         pause()
-        embeds = wanted.text.tokens.unsqueeze(0).to(device, dtype)
-        pooled = wanted.text.pooled.unsqueeze(0).to(device, dtype)
-        with arithmetic():
+        with denoiser.arithmetic():
+            embeds, pooled = denoiser.condition([wanted.prompt])
             latents = pipeline(
                 prompt_embeds=embeds,
                 pooled_prompt_embeds=pooled,

@@ -1,5 +1,6 @@
 """The frozen spec: everything that decides what a training makes, in one JSON file."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,6 +111,18 @@ class TrainingSpec(_Frozen):
         """`params.seed`, known to be set."""
         assert self.params.seed is not None, "checked when the spec was read"
         return self.params.seed
+
+
+def fingerprint(spec: TrainingSpec) -> str:
+    """sha256 of what a spec says, wherever its files lie."""
+    said = spec.model_dump_json(
+        exclude={
+            "images": {"__all__": {"path", "mask_path"}},
+            "base_model": {"location"},
+            "warm_start": True,
+        }
+    )
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read_spec(path: Path) -> TrainingSpec:

@@ -13,15 +13,36 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 KEPT = 2
 _PREFIX = "state-"
 _MANIFEST = "manifest.json"
 _TENSORS = "tensors.safetensors"
 _POSITION = "position.json"
+_FILES = (_TENSORS, _POSITION)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured at a checkpoint; None where it was not.
+
+    Attributes:
+        validation_loss: of the LoRA, base_validation_loss of the base alone on the same pictures.
+        prior_drift: how far generic prompts moved.
+    """
+
+    validation_loss: float | None = None
+    base_validation_loss: float | None = None
+    prior_drift: float | None = None
+
+    @property
+    def rank(self) -> float | None:
+        """To compare checkpoints by, lower is better; hard pictures are so for the base too."""
+        if self.validation_loss is None or not self.base_validation_loss:
+            return self.validation_loss
+        return self.validation_loss / self.base_validation_loss
 
 
 @dataclass
@@ -30,39 +51,37 @@ class Position:
 
     Attributes:
         step: optimizer steps done.
-        checkpoints: validation loss by step of each checkpoint, None where it was not measured.
+        checkpoints: what was measured, by step.
         spec_sha256: of the spec; another spec's state is not gone on from.
+        memory: the plan's rung, if memory ran out on the way.
+        ended_early: whether the last checkpoints were no better than the best.
     """
 
     step: int
     spec_sha256: str
-    checkpoints: dict[int, float | None] = field(default_factory=dict)
+    checkpoints: dict[int, Measured] = field(default_factory=dict)
     first_loss: float | None = None
     last_loss: float | None = None
     first_validation_loss: float | None = None
-    last_validation_loss: float | None = None
-    # Of float16 training: the loss's scale and how long it has held.
-    grad_scaler: dict[str, Any] | None = None
+    ended_early: bool = False
+    memory: dict[str, Any] | None = None
+    # Numbers of the optimizer, the loss' scaler and the like that are no tensors.
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
-def save_state(
-    folder: Path,
-    position: Position,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> Path:
+def save_state(folder: Path, position: Position, tensors: Mapping[str, Tensor]) -> Path:
     """Write a state and drop all but the newest two; its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{_PREFIX}{position.step:08d}"
+    for left in folder.glob(f".{_PREFIX}*"):
+        # Of a run that was killed while it wrote.
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        tensors[f"{name}.value"] = parameter.detach().cpu().contiguous()
-        for kind, value in optimizer.state[parameter].items():
-            tensors[f"{name}.{kind}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    save_file(tensors, partial / _TENSORS)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        partial / _TENSORS,
+    )
     (partial / _POSITION).write_text(json.dumps(asdict(position), sort_keys=True))
     hashes = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps(hashes, sort_keys=True))
@@ -83,13 +102,11 @@ def newest_state(folder: Path, spec_sha256: str) -> tuple[Path | None, list[str]
     for path in _states(folder):
         try:
             hashes = json.loads((path / _MANIFEST).read_text())
-            broken = [
-                name for name in (_TENSORS, _POSITION) if _sha256(path / name) != hashes[name]
-            ]
+            broken = [name for name in _FILES if _sha256(path / name) != hashes[name]]
             if broken:
                 notes.append(f"{path.name} is damaged ({', '.join(broken)}); an older one is used")
                 continue
-            if read_position(path).spec_sha256 != spec_sha256:
+            if _read_position(path).spec_sha256 != spec_sha256:
                 notes.append(f"{path.name} is of another spec")
                 continue
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -99,35 +116,17 @@ def newest_state(folder: Path, spec_sha256: str) -> tuple[Path | None, list[str]
     return None, notes
 
 
-def read_position(path: Path) -> Position:
-    """Where the run of a state was."""
+def load_state(path: Path) -> tuple[Position, dict[str, Tensor]]:
+    """Where a state's run was, and its tensors."""
+    return _read_position(path), load_file(path / _TENSORS)
+
+
+def _read_position(path: Path) -> Position:
     stored: dict[str, Any] = json.loads((path / _POSITION).read_text())
-    stored["checkpoints"] = {int(step): loss for step, loss in stored["checkpoints"].items()}
+    stored["checkpoints"] = {
+        int(step): Measured(**measured) for step, measured in stored["checkpoints"].items()
+    }
     return Position(**stored)
-
-
-def load_state(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Position:
-    """Put a state's matrices and moments in place; where it was."""
-    tensors = load_file(path / _TENSORS)
-    for name, parameter in parameters.items():
-        moments: dict[str, Tensor] = {}
-        for key in [key for key in tensors if key.rpartition(".")[0] == name]:
-            kind, value = key.rpartition(".")[2], tensors[key]
-            if kind == "value":
-                with torch.no_grad():
-                    parameter.copy_(value)
-            else:
-                # AdamW counts its steps on the CPU unless it is fused on a GPU.
-                place = parameter.device if kind != "step" or _fused(optimizer) else "cpu"
-                moments[kind] = value.to(place)
-        optimizer.state[parameter] = moments
-    return read_position(path)
-
-
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.param_groups[0].get("fused"))
 
 
 def _states(folder: Path) -> list[Path]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from worker.ml.training.cache import TensorCache, cache_key
+from worker.ml.training.errors import EmbeddingsNotFinite
+from worker.ml.training.parallel import Group
 
 ENCODE_BATCH = 32
 MAX_TOKENS = 77
@@ -25,6 +27,10 @@ class TextEmbedding:
     tokens: Tensor
     pooled: Tensor
 
+    def to(self, device: torch.device) -> "TextEmbedding":
+        """The same on another device."""
+        return TextEmbedding(self.tokens.to(device), self.pooled.to(device))
+
 
 @dataclass(frozen=True)
 class TextEncoders:
@@ -33,9 +39,8 @@ class TextEncoders:
     tokenizers: tuple[Any, Any]
     encoders: tuple[Any, Any]
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> list[TextEmbedding]:
-        """Embed texts, each cut at 77 tokens."""
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embed texts, each cut at 77 tokens: (B, 77, 2048 on SDXL) and (B, 1280 on SDXL)."""
         states: list[Tensor] = []
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             ids = tokenizer(
@@ -47,14 +52,40 @@ class TextEncoders:
             ).input_ids
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])  # (B, 77, width)
-        pooled = output.text_embeds  # of the second encoder, (B, projection)
-        # Kept in the encoders' own precision: more digits would be made up.
-        tokens = torch.cat(states, dim=-1).cpu()
+        return torch.cat(states, dim=-1), output.text_embeds  # of the second encoder
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        """The same one by one on the CPU, in the encoders' own precision."""
+        tokens, pooled = self.encode(texts)
         return [
             # Copies: a row of the batch would keep the whole batch in memory.
             TextEmbedding(row.clone(), vector.clone())
-            for row, vector in zip(tokens, pooled.cpu(), strict=True)
+            for row, vector in zip(tokens.cpu(), pooled.cpu(), strict=True)
         ]
+
+
+class TextStore:
+    """Every text's embedding, from the cache's disk, the host or the device."""
+
+    def __init__(self, cache: TensorCache, keys: dict[str, str], device: torch.device | None):
+        """`keys` by text; `device` None reads from the disk each time."""
+        self._cache = cache
+        self._keys = keys
+        self._kept = {} if device is None else {t: self._read(t).to(device) for t in keys}
+
+    def __getitem__(self, text: str) -> TextEmbedding:
+        kept = self._kept.get(text)
+        return self._read(text) if kept is None else kept
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _read(self, text: str) -> TextEmbedding:
+        found = self._cache.get(self._keys[text])
+        if found is None:
+            raise OSError(f"embedding {self._keys[text]} is gone from the cache, or damaged")
+        return TextEmbedding(found["tokens"], found["pooled"])
 
 
 def embed_texts(
@@ -63,31 +94,36 @@ def embed_texts(
     encoders: Callable[[], TextEncoders],
     encoders_sha256: str,
     cache: TensorCache,
+    group: Group,
     on_done: Callable[[int], None],
-) -> dict[str, TextEmbedding]:
-    """The embedding of each distinct text, from the cache where it is there.
+) -> dict[str, str]:
+    """See that the embedding of each distinct text is in the cache; their keys there, by text.
 
     Args:
         encoders: loads the text encoders; called only if something must be encoded.
-        encoders_sha256: of their weights, part of the cache's key.
+        encoders_sha256: of their weights, part of the cache's keys.
         on_done: told after each batch how many texts are done.
+
+    Raises:
+        EmbeddingsNotFinite: naming the text.
     """
-    found: dict[str, TextEmbedding] = {}
-    missing: list[str] = []
-    for text in dict.fromkeys(texts):
-        stored = cache.get(cache_key("text", encoders_sha256, text))
-        if stored is not None:
-            found[text] = TextEmbedding(stored["tokens"], stored["pooled"])
-        else:
-            missing.append(text)
-    on_done(len(found))
-    for start in range(0, len(missing), ENCODE_BATCH):
-        part = missing[start : start + ENCODE_BATCH]
-        for text, embedding in zip(part, encoders().encode(part), strict=True):
-            cache.put(
-                cache_key("text", encoders_sha256, text),
-                {"tokens": embedding.tokens, "pooled": embedding.pooled},
-            )
-            found[text] = embedding
-        on_done(len(found))
-    return found
+    keys = {text: cache_key("text", encoders_sha256, text) for text in dict.fromkeys(texts)}
+    every = list(keys)
+    # Parted before anything is left out, as for latents.
+    batches = [every[start : start + ENCODE_BATCH] for start in range(0, len(every), ENCODE_BATCH)]
+
+    def lacking() -> list[list[str]]:
+        return [part for part in batches if not all(cache.has(keys[text]) for text in part)]
+
+    def encode(parts: list[list[str]]) -> None:
+        for number, part in enumerate(parts):
+            for text, embedding in zip(part, encoders().embed(part), strict=True):
+                if not torch.isfinite(embedding.tokens).all():
+                    raise EmbeddingsNotFinite(f"{text!r} became NaN or infinite in an encoder")
+                cache.put(keys[text], {"tokens": embedding.tokens, "pooled": embedding.pooled})
+            on_done(number)
+
+    encode(lacking()[group.rank :: group.size])
+    group.wait()
+    encode(lacking())
+    return keys

@@ -1,72 +1,53 @@
 """Loss on held-out pictures, on noise and timesteps that never change, so that runs compare."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worker.ml.training.latents import LatentImage
-from worker.ml.training.objective import NoiseSchedule
 from worker.ml.training.sampling import noise_for
-from worker.ml.training.text import TextEmbedding
+from worker.ml.training.step import Denoiser
 
 # One timestep from the middle of each quarter of the schedule, a stratified sample.
 STRATA = 4
 NOISE_SEED = 0
 
 
-@dataclass(frozen=True)
-class ValidationSet:
-    """Held-out pictures with their captions as written."""
-
-    images: Sequence[LatentImage]
-    texts: Sequence[TextEmbedding]
-
-    def __bool__(self) -> bool:
-        return bool(self.images)
-
-
 @torch.no_grad()
 def validation_loss(
-    unet: nn.Module,
-    held_out: ValidationSet,
-    schedule: NoiseSchedule,
+    denoiser: Denoiser,
+    pictures: Sequence[tuple[int, LatentImage, str]],
     device: torch.device,
-    dtype: torch.dtype,
-    arithmetic: Callable[[], AbstractContextManager[Any]],
+    batch_size: int,
     pause: Callable[[], None],
 ) -> float:
     """Mean squared error over pictures and strata, unweighted; lower is better.
 
     Args:
-        arithmetic: the context that the UNet computes in.
+        pictures: each with its number, which decides its noise, and its caption as written.
+        batch_size: how many noisy pictures the UNet sees at once.
         pause: called between pictures; what it raises ends the measurement.
     """
-    was_training = unet.training
-    unet.eval()
+    was_training = denoiser.unet.training
+    denoiser.unet.eval()
+    total = denoiser.schedule.timesteps
+    strata = torch.tensor([int((n + 0.5) / STRATA * total) for n in range(STRATA)], device=device)
     errors: list[Tensor] = []
-    for stratum in range(STRATA):
-        timestep = int((stratum + 0.5) / STRATA * schedule.timesteps)
-        for number, (image, text) in enumerate(zip(held_out.images, held_out.texts, strict=True)):
+    try:
+        for number, image, text in pictures:
             pause()
-            latents = image.variants[:1].to(device)
-            noise = noise_for(latents.shape, NOISE_SEED, number * STRATA + stratum, 0.0).to(device)
-            timesteps = torch.full((1,), timestep, device=device)
-            with arithmetic():
-                predicted = unet(
-                    schedule.add_noise(latents, noise, timesteps).to(dtype),
-                    timesteps,
-                    encoder_hidden_states=text.tokens.unsqueeze(0).to(device, dtype),
-                    added_cond_kwargs={
-                        "text_embeds": text.pooled.unsqueeze(0).to(device, dtype),
-                        "time_ids": torch.tensor([image.time_ids], device=device),
-                    },
-                    return_dict=False,
-                )[0]
-            target = schedule.target(latents, noise, timesteps)
-            errors.append((predicted.float() - target).square().mean())
-    unet.train(was_training)
-    return float(torch.stack(errors).mean())
+            latents = image.variants[:1].to(device).expand(STRATA, -1, -1, -1)
+            noise = noise_for(latents.shape, NOISE_SEED, number).to(device)
+            time_ids = image.time_ids[:1].to(device).expand(STRATA, -1)
+            for start in range(0, STRATA, batch_size):
+                part = slice(start, start + batch_size)
+                timesteps = strata[part]
+                noisy = denoiser.schedule.add_noise(latents[part], noise[part], timesteps)
+                texts = [text] * len(timesteps)
+                predicted = denoiser.predict(noisy, timesteps, texts, time_ids[part])
+                target = denoiser.schedule.target(latents[part], noise[part], timesteps)
+                errors.append((predicted.float() - target).square().mean(dim=(1, 2, 3)))
+    finally:
+        denoiser.unet.train(was_training)
+    return float(torch.cat(errors).mean())

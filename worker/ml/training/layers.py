@@ -1,0 +1,340 @@
+"""The trained layers: a frozen linear or convolution with a change of low rank beside it.
+
+The change has the same matrices as the file will have, in float32. LoRA goes around the weight,
+x → W·x + s·up·(down·x); DoRA scales that sum; LoHa and LoKr add a product with ΔW. Nowhere is
+ΔW added to W itself, whose few digits in half precision would round it away.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, dropout, linear
+
+from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, LoraModule
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Chances that a low-rank neuron, a rank of a picture, or the whole change is left out."""
+
+    neuron: float = 0.0
+    rank: float = 0.0
+    module: float = 0.0
+
+
+class Adapted(nn.Module):
+    """A frozen module and its trained change; subclasses say of which kind.
+
+    Attributes:
+        base: linear or convolution, plain or quantised.
+        alpha: as the file will say it.
+        enabled: False answers as the base alone would.
+    """
+
+    def __init__(self, base: nn.Module, alpha: float, dropouts: Dropouts) -> None:
+        super().__init__()
+        self.base = base
+        self.alpha = alpha
+        self.dropouts = dropouts
+        self.enabled = True
+        convolution = getattr(base, "convolution", None)
+        if isinstance(base, nn.Conv2d):
+            convolution = (base.stride, base.padding, base.dilation, base.groups)
+        # Stride, padding, dilation and groups; None for a linear.
+        self.convolution: Any = convolution
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for code that asks a layer for its dtype or device."""
+        return cast(Tensor, self.base.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        return cast("Tensor | None", self.base.bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.enabled or self._sits_out():
+            return cast(Tensor, self.base(values))
+        return self.changed(values)
+
+    def changed(self, values: Tensor) -> Tensor:
+        """The frozen module's answer with the change."""
+        raise NotImplementedError
+
+    def matrices(self) -> dict[str, nn.Parameter]:
+        """What is trained, by the endings of kohya's layout."""
+        raise NotImplementedError
+
+    def exported(self) -> AdapterModule:
+        """The change as a file holds it, float32 copies on the CPU."""
+        raise NotImplementedError
+
+    def delta_norm(self) -> Tensor:
+        """‖ΔW‖ (Frobenius; DoRA's before its norm), a scalar on the device."""
+        raise NotImplementedError
+
+    def one_factor(self) -> nn.Parameter:
+        """A matrix that ΔW is proportional to."""
+        raise NotImplementedError
+
+    def _sits_out(self) -> bool:
+        chance = self.dropouts.module
+        return self.training and chance > 0 and float(torch.rand(())) < chance
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {
+            name: matrix.detach().float().cpu().clone() for name, matrix in self.matrices().items()
+        }
+
+    def _product(self, values: Tensor, weight: Tensor) -> Tensor:
+        """With a weight of the base's shape, but no bias."""
+        if self.convolution is None:
+            return linear(values, weight)
+        return conv2d(values, weight, None, *self.convolution)
+
+
+class LoraLayer(Adapted):
+    """LoRA and LoCon: s · up @ down (Hu et al. 2021); with magnitudes, DoRA (Liu et al. 2024)."""
+
+    def __init__(
+        self, base: nn.Module, rank: int, alpha: float, dropouts: Dropouts, *, magnitude: bool
+    ) -> None:
+        super().__init__(base, alpha, dropouts)
+        weight = self.weight
+        ones = (1,) * (weight.ndim - 2)
+        where = weight.device
+        self.down = nn.Parameter(torch.zeros(rank, *weight.shape[1:], device=where))
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, *ones, device=where))
+        self.scale = alpha / rank
+        self.magnitude: nn.Parameter | None = None
+        if magnitude:
+            norms = weight.float().flatten(1).norm(dim=1).view(-1, 1, *ones)
+            self.magnitude = nn.Parameter(norms)
+
+    def matrices(self) -> dict[str, nn.Parameter]:
+        found = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        return found if self.magnitude is None else {**found, "dora_scale": self.magnitude}
+
+    def exported(self) -> LoraModule:
+        copies = self._copies()
+        return LoraModule(
+            copies["lora_down.weight"],
+            copies["lora_up.weight"],
+            self.alpha,
+            copies.get("dora_scale"),
+        )
+
+    def delta_norm(self) -> Tensor:
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        # ‖up·down‖² = tr((upᵀup)(down·downᵀ)), without making the product.
+        squared = ((up.t() @ up) * (down @ down.t())).sum()
+        return self.scale * squared.clamp(min=0).sqrt()
+
+    def one_factor(self) -> nn.Parameter:
+        return self.up
+
+    def changed(self, values: Tensor) -> Tensor:
+        low = self._low(values)
+        if self.magnitude is not None:
+            return self._rescaled(values, low)
+        answer = self.base(values)
+        if self.convolution is not None:
+            return answer + conv2d(low, self.up) * self.scale
+        # One product that adds as it goes; the answer's memory is written once.
+        flat = torch.addmm(answer.flatten(0, -2), low.flatten(0, -2), self.up.t(), alpha=self.scale)
+        return flat.view(answer.shape)
+
+    def _low(self, values: Tensor) -> Tensor:
+        """down · x, with what is dropped: (..., rank) or (B, rank, h, w)."""
+        low = self._product_down(values)
+        if not self.training:
+            return low
+        if self.dropouts.neuron:
+            low = dropout(low, self.dropouts.neuron)
+        if self.dropouts.rank:
+            rank = self.down.shape[0]
+            shape = [low.shape[0], *([1] * (low.ndim - 1))]
+            shape[-1 if self.convolution is None else 1] = rank
+            kept = (torch.rand(shape, device=low.device) >= self.dropouts.rank).to(low.dtype)
+            low = low * kept / (1 - self.dropouts.rank)
+        return low
+
+    def _product_down(self, values: Tensor) -> Tensor:
+        if self.convolution is None:
+            return linear(values, self.down)
+        return conv2d(values, self.down, None, *self.convolution)
+
+    def _rescaled(self, values: Tensor, low: Tensor) -> Tensor:
+        """m / ‖W + ΔW‖ · (W·x + ΔW·x) + b; as in the paper, no gradient through the norm."""
+        assert self.magnitude is not None, "only DoRA comes here"
+        frozen = self.base(values)
+        change = (
+            linear(low, self.up) if self.convolution is None else conv2d(low, self.up)
+        ) * self.scale
+        factor = self.magnitude.flatten() / self._norms()
+        shape = (-1,) if self.convolution is None else (1, -1, 1, 1)
+        factor = factor.view(shape)
+        if self.bias is None:
+            return ((frozen + change) * factor).to(frozen.dtype)
+        bias = self.bias.view(shape)
+        return ((frozen - bias + change) * factor + bias).to(frozen.dtype)
+
+    @torch.no_grad()
+    def _norms(self) -> Tensor:
+        """‖W + s·up·down‖ of each row, (out,), float32, without making the sum.
+
+        ‖w + s·u·D‖² = ‖w‖² + 2s·(w Dᵀ)·u + s²·u (D Dᵀ)·u for each row w of W and u of up.
+        """
+        with torch.autocast(self.up.device.type, enabled=False):
+            weight = self.weight.float().flatten(1)
+            down, up = self.down.flatten(1), self.up.flatten(1)
+            crossed = ((weight @ down.t()) * up).sum(dim=1)
+            squared = ((up @ (down @ down.t())) * up).sum(dim=1)
+            norms = weight.square().sum(dim=1) + 2 * self.scale * crossed
+            return (norms + self.scale**2 * squared).clamp(min=1e-24).sqrt()
+
+
+class LohaLayer(Adapted):
+    """LoHa: ΔW = s · (w1_a @ w1_b) ∘ (w2_a @ w2_b) (Hyeon-Woo et al. 2021)."""
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropouts: Dropouts) -> None:
+        super().__init__(base, alpha, dropouts)
+        rows, columns = self.weight.flatten(1).shape
+        where = self.weight.device
+        self.w1_a = nn.Parameter(torch.zeros(rows, rank, device=where))
+        self.w1_b = nn.Parameter(torch.zeros(rank, columns, device=where))
+        self.w2_a = nn.Parameter(torch.zeros(rows, rank, device=where))
+        self.w2_b = nn.Parameter(torch.zeros(rank, columns, device=where))
+        self.scale = alpha / rank
+
+    def matrices(self) -> dict[str, nn.Parameter]:
+        return {
+            "hada_w1_a": self.w1_a,
+            "hada_w1_b": self.w1_b,
+            "hada_w2_a": self.w2_a,
+            "hada_w2_b": self.w2_b,
+        }
+
+    def exported(self) -> LohaModule:
+        copies = self._copies()
+        return LohaModule(
+            **{name.removeprefix("hada_"): copy for name, copy in copies.items()},
+            alpha=self.alpha,
+        )
+
+    def delta_norm(self) -> Tensor:
+        return self.scale * ((self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)).norm()
+
+    def one_factor(self) -> nn.Parameter:
+        return self.w2_a
+
+    def changed(self, values: Tensor) -> Tensor:
+        delta = self.scale * (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
+        answer = self.base(values)
+        return answer + self._product(values, delta.view(self.weight.shape))
+
+
+class LokrLayer(Adapted):
+    """LoKr: ΔW = s · w1 ⊗ w2, w2 a product where that is smaller (Yeh et al. 2023)."""
+
+    def __init__(
+        self, base: nn.Module, rank: int, alpha: float, factor: int, dropouts: Dropouts
+    ) -> None:
+        super().__init__(base, alpha, dropouts)
+        shape, where = self.weight.shape, self.weight.device
+        outer_rows, inner_rows = split_side(shape[0], factor)
+        outer_columns, inner_columns = split_side(shape[1], factor)
+        self.inner = (inner_rows, inner_columns, *shape[2:])
+        width = inner_columns * shape[2:].numel()
+        self.w1 = nn.Parameter(torch.zeros(outer_rows, outer_columns, device=where))
+        # A product only where it has fewer numbers than the whole.
+        whole = rank >= max(inner_rows, inner_columns) / 2
+        self.w2: nn.Parameter | None = None
+        self.w2_a: nn.Parameter | None = None
+        self.w2_b: nn.Parameter | None = None
+        if whole:
+            self.w2 = nn.Parameter(torch.zeros(self.inner, device=where))
+        else:
+            self.w2_a = nn.Parameter(torch.zeros(inner_rows, rank, device=where))
+            self.w2_b = nn.Parameter(torch.zeros(rank, width, device=where))
+        self.scale = 1.0 if whole else alpha / rank
+
+    def matrices(self) -> dict[str, nn.Parameter]:
+        named = {
+            "lokr_w1": self.w1,
+            "lokr_w2": self.w2,
+            "lokr_w2_a": self.w2_a,
+            "lokr_w2_b": self.w2_b,
+        }
+        return {name: matrix for name, matrix in named.items() if matrix is not None}
+
+    def exported(self) -> LokrModule:
+        copies = {name.removeprefix("lokr_"): copy for name, copy in self._copies().items()}
+        return LokrModule(alpha=self.alpha, **copies)
+
+    def delta_norm(self) -> Tensor:
+        # ‖w1 ⊗ w2‖ = ‖w1‖·‖w2‖.
+        return self.scale * self.w1.norm() * self._second().norm()
+
+    def one_factor(self) -> nn.Parameter:
+        return self.w1
+
+    def changed(self, values: Tensor) -> Tensor:
+        second = self._second()
+        answer = self.base(values)
+        if self.convolution is not None:
+            first = self.w1.view(*self.w1.shape, 1, 1)
+            delta = self.scale * torch.kron(first, second.view(self.inner).contiguous())
+            return answer + self._product(values, delta)
+        # (w1 ⊗ w2) x without making the product: x as a table (in₁, in₂), w2 along one side and
+        # w1 along the other.
+        table = values.unflatten(-1, (self.w1.shape[1], self.inner[1]))
+        half = linear(table, second)  # (..., in₁, out₂)
+        both = linear(half.transpose(-1, -2), self.w1).transpose(-1, -2)  # (..., out₁, out₂)
+        return answer + self.scale * both.flatten(-2)
+
+    def _second(self) -> Tensor:
+        if self.w2 is not None:
+            return self.w2
+        assert self.w2_a is not None, "w2 is whole or a product"
+        assert self.w2_b is not None, "w2 is whole or a product"
+        return self.w2_a @ self.w2_b
+
+
+def split_side(side: int, factor: int) -> tuple[int, int]:
+    """A side as (smaller, larger) divisors: `factor` and the rest, or as near to square as it goes.
+
+    A factor that does not divide the side gives its nearest divisor below.
+    """
+    limit = side if factor < 0 else min(factor, side)
+    divisors = [n for n in range(1, int(side**0.5) + 1) if side % n == 0]
+    if factor > 0 and side % factor == 0:
+        return tuple(sorted((factor, side // factor)))  # type: ignore[return-value]
+    smaller = max(n for n in divisors if n <= limit)
+    return smaller, side // smaller
+
+
+def load_matrices(layer: Adapted, stored: AdapterModule) -> str | None:
+    """Copy a file's matrices into a layer; what does not fit, in words, or None."""
+    tensors: Mapping[str, Tensor] = dict(stored.tensors())
+    if stored.dora_scale is not None:
+        tensors = {**tensors, "dora_scale": stored.dora_scale}
+    mine = layer.matrices()
+    if tensors.keys() != mine.keys():
+        return f"it has {', '.join(sorted(tensors))}; {', '.join(sorted(mine))} are trained"
+    for name, matrix in mine.items():
+        if tensors[name].numel() != matrix.numel() or tensors[name].shape[0] != matrix.shape[0]:
+            found = tuple(tensors[name].shape)
+            return f"its {name} is {found}; {tuple(matrix.shape)} is trained"
+    # The file's scale may be another: what is trained on must be the same change.
+    factor = stored.scale / layer.exported().scale
+    with torch.no_grad():
+        for name, matrix in mine.items():
+            values = tensors[name].float().reshape(matrix.shape)
+            grown = name in ("lora_up.weight", "hada_w2_a", "lokr_w1")
+            matrix.copy_(values * factor if grown else values)
+    return None
