@@ -22,6 +22,7 @@ import threading
 import traceback
 from pathlib import Path
 
+from worker.ml.training import command_line
 from worker.ml.training.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -61,7 +62,7 @@ def main() -> int:
 
 
 def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> None:
-    spec = read_spec(args.spec)
+    spec = read_spec(command_line.spec_file(args, events))
     # Imported late: a bad spec is told at once, and torch takes seconds.
     import torch
 
@@ -118,7 +119,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    command_line.add_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="shared between trainings")
     parser.add_argument("--resume", action="store_true", help="go on from DIR's newest state")

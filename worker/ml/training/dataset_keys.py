@@ -1,4 +1,4 @@
-"""Every key of sd-scripts' `dataset.toml` (as of v0.10): where it may stand and what becomes of it."""
+"""Every key of sd-scripts' `dataset.toml`, as of v0.10: where it may stand, what becomes of it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "side": ("a whole number or two of them", (int, list)),
 }
 # The parameters that a run has once; the keys that give them may not differ between datasets.
-_ONCE = [name for name, key in KEYS.items() if "subsets" not in key.tables and key.param]
+_ONCE = {name: key.param for name, key in KEYS.items() if "subsets" not in key.tables and key.param}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class Subset:
     Attributes:
         where: how messages name it.
         keys: sd-scripts' keys by name, as the file's three levels leave them.
-        caption_extension_here: whether the subset itself names one.
     """
 
     where: str
@@ -91,7 +90,7 @@ def read_dataset_file(path: Path, warn: Tell) -> DatasetFile:
         own = {name: value for name, value in dataset.items() if name != "subsets"}
         _check(own, "datasets", where)
         merged = {**general, **own}
-        runs.append((where, {name: merged[name] for name in _ONCE if name in merged}))
+        runs.append((where, _of_the_run(merged, where)))
         found = _tables(dataset.get("subsets", []), f"{where}: subsets")
         if not found:
             raise SpecInvalid(f"{where} has no [[datasets.subsets]]")
@@ -100,11 +99,11 @@ def read_dataset_file(path: Path, warn: Tell) -> DatasetFile:
             _check(subset, "subsets", place)
             _check_combination(subset, place)
             subsets.append(Subset(place, {**merged, **subset}))
-    keys = _agreed(runs)
+    said = _agreed(runs)
     return DatasetFile(
         subsets=_distinct(subsets, warn),
-        params=_run_params(keys, general, datasets, path.name, warn),
-        keys={KEYS[name].param or "": name for name in keys},
+        params=_run_params(said, general, datasets, path.name, warn),
+        keys={_ONCE[name]: name for name in said},
     )
 
 
@@ -135,7 +134,8 @@ def _check(values: Mapping[str, Any], table: Table, where: str) -> None:
         if table not in key.tables:
             raise SpecInvalid(f"{where}: {name} may not stand here; it belongs in {_places(key)}")
         if key.instead is not None:
-            if value == key.harmless and type(value) in (type(key.harmless), int):
+            same_kind = isinstance(value, bool) == isinstance(key.harmless, bool)
+            if value == key.harmless and same_kind:
                 continue
             raise SpecInvalid(f"{where}: {name} = {json.dumps(value)} is refused: {key.instead}")
         _check_value(name, key, value, where)
@@ -148,6 +148,8 @@ def _check_value(name: str, key: Key, value: Any, where: str) -> None:
         raise SpecInvalid(f"{where}: {name} is {json.dumps(value)}; it takes {wanted}")
     if name == "resolution":
         value = _square(value, where)
+    if name == "caption_separator" and not value:
+        raise SpecInvalid(f"{where}: caption_separator is empty; it takes at least one character")
     if key.param is None or value == "" or (name == "num_repeats" and value == 0):
         return
     try:
@@ -184,6 +186,13 @@ def _check_combination(subset: Mapping[str, Any], where: str) -> None:
             raise SpecInvalid(f"{where}: {first} and {second} exclude each other: {reason}")
 
 
+def _of_the_run(merged: Mapping[str, Any], where: str) -> dict[str, Any]:
+    said = {name: merged[name] for name in _ONCE if name in merged}
+    if "resolution" in said:
+        said["resolution"] = _square(said["resolution"], where)
+    return said
+
+
 def _agreed(runs: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """What all datasets say of the run."""
     (first, said), *others = runs
@@ -208,9 +217,7 @@ def _run_params(
     file: str,
     warn: Tell,
 ) -> dict[str, Any]:
-    params = {KEYS[name].param or "": value for name, value in said.items()}
-    if "resolution" in params:
-        params["resolution"] = _square(params["resolution"], file)
+    params = {_ONCE[name]: value for name, value in said.items()}
     step = params.get("bucket_step_px")
     if step is not None:
         # As sd-scripts does: the shortest side down, the longest up, to whole steps.
