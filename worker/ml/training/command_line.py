@@ -151,16 +151,20 @@ def _make(args: argparse.Namespace, events: Events) -> TrainingSpec:
         file = read_dataset_file(args.config, warn)
     else:
         file = DatasetFile(_subsets(args, warn), {}, {})
-    for param, value in file.params.items():
-        if asked.get(param, value) != value:
-            warn(
-                f"--set {param}={json.dumps(asked[param])} has no effect: {args.config.name} says "
-                f"{file.keys[param]} = {json.dumps(value)}, and goes first"
-            )
-    asked |= file.params
     loaded = dataset_config.load(file.subsets, events.log, warn)
-    # A file alone means what it means to sd-scripts; a folder says nothing, nor does a file with
-    # a preset beside it mean to leave the preset's captions and repeats out.
+    vain = [
+        (param, file.keys[param], value, args.config.name)
+        for param, value in file.params.items()
+        if asked.get(param, value) != value
+    ]
+    for param, key, value, where in [*vain, *dataset_config.overruled(loaded, asked)]:
+        warn(
+            f"--set {param}={json.dumps(asked[param])} has no effect: {where} says "
+            f"{key} = {json.dumps(value)}, and goes first"
+        )
+    asked |= file.params
+    # Where a file is silent, sd-scripts' defaults count, so that it means here what it means there;
+    # but a folder says nothing, and whoever names a preset wants its captions and repeats.
     caller = asked
     if args.config is None or preset is not None:
         caller = _resolved(preset or "style", entry, asked, seed).model_dump()

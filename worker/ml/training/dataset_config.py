@@ -4,7 +4,7 @@ What all subsets say alike becomes a parameter of the run; what differs stays wi
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from worker.ml.training.dataset_keys import KEYS
 from worker.ml.training.dataset_toml import Subset
 from worker.ml.training.errors import SpecInvalid
 from worker.ml.training.folders import (
-    SUFFIXES,
     NotUsable,
     Picture,
     Tell,
-    is_junk,
-    kohya_folders,
+    contents,
+    looks_like_picture,
     measure,
     measure_all,
     pictures_in,
@@ -73,21 +72,16 @@ def subsets_of_folder(folder: Path, *, is_class: bool, warn: Tell) -> list[Subse
     Raises:
         SpecInvalid: it is no folder, or holds pictures beside kohya's folders.
     """
-    if not folder.is_dir():
-        raise SpecInvalid(f"{folder} is no folder")
-    named = kohya_folders(folder)
-    pictures = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not is_junk(path.name)
-    ]
+    entries = contents(folder)
+    named = [path for path in entries if path.is_dir() and repeats_and_class(path.name)]
+    pictures = [path.name for path in entries if looks_like_picture(path)]
     if named and pictures:
         raise SpecInvalid(
             f"{folder} holds pictures, such as {pictures[0]}, beside folders with repeats, such as "
             f"{named[0].name}: move the pictures into a folder such as 1_name"
         )
     if named:
-        for path in sorted(folder.iterdir()):
+        for path in entries:
             if path not in named:
                 warn(f"{path.name} in {folder.name} is skipped: no folder named like 10_name")
     found: list[Subset] = []
@@ -101,7 +95,11 @@ def subsets_of_folder(folder: Path, *, is_class: bool, warn: Tell) -> list[Subse
                 f"the name of {path} asks for {repeats} repeats; at most {MAX_REPEATS} can be: "
                 "rename it"
             )
-        keys: dict[str, Any] = {"image_dir": str(path), "is_reg": is_class}
+        keys: dict[str, Any] = {
+            "image_dir": str(path),
+            "is_reg": is_class,
+            "enable_bucket": True,
+        }
         if repeats is not None:
             keys["num_repeats"] = repeats
         if words:
@@ -128,6 +126,18 @@ def load(subsets: Sequence[Subset], tell: Tell, warn: Tell) -> list[Loaded]:
         what = "only class pictures (is_reg = true)" if found else "no usable picture"
         raise SpecInvalid(f"there is {what}, so nothing to learn from")
     return found
+
+
+def overruled(
+    loaded: Sequence[Loaded], asked: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Any, str]]:
+    """What was asked in vain, as every subset says otherwise: parameter, key, value, and where."""
+    for name, param in SUBSET_PARAMS.items():
+        if param in asked and all(
+            part.subset.keys.get(name, asked[param]) != asked[param] for part in loaded
+        ):
+            subset = loaded[0].subset
+            yield param, name, subset.keys[name], subset.where
 
 
 def alike(loaded: Sequence[Loaded], caller: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,11 +286,7 @@ def _masks(
     """The mask of each picture: the picture of the same name, whatever its ending."""
     if not folder.is_dir():
         raise SpecInvalid(f"{where}: conditioning_data_dir is {folder}, which is no folder")
-    by_stem = {
-        path.stem: path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not is_junk(path.name)
-    }
+    by_stem = {path.stem: path for path in contents(folder) if looks_like_picture(path)}
     missing = [picture.path.name for picture in pictures if picture.path.stem not in by_stem]
     if missing:
         raise SpecInvalid(
@@ -312,7 +318,7 @@ def _check_buckets(part: Loaded, plan: BucketPlan, tell: Tell) -> None:
             f"{plan.resolution} of every picture; {_some(other)} would come into another bucket "
             "here: say enable_bucket = true, or crop the pictures to squares"
         )
-    if enabled is None and other and "metadata_file" not in part.subset.keys:
+    if enabled is None and other:
         tell(
             f"{part.subset.where}: pictures keep their shape, in buckets; {_some(other)} "
             f"are not of {plan.resolution}x{plan.resolution}"

@@ -112,6 +112,23 @@ def measure_all(paths: Sequence[Path], warn: Tell) -> list[Picture]:
     return found
 
 
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder itself, by name.
+
+    Raises:
+        SpecInvalid: it is no folder, or cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise SpecInvalid(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def looks_like_picture(path: Path) -> bool:
+    """By its name alone."""
+    return path.suffix.lower() in SUFFIXES and not is_junk(path.name)
+
+
 def pictures_in(
     folder: Path, tell: Tell, warn: Tell, caption_extension: str | None = None
 ) -> list[Picture]:
@@ -125,10 +142,7 @@ def pictures_in(
     Raises:
         SpecInvalid: the folder cannot be read, or a caption is not UTF-8.
     """
-    try:
-        files = sorted(folder.iterdir())
-    except OSError as error:
-        raise SpecInvalid(f"{folder} cannot be read: {error.strerror}") from error
+    files = contents(folder)
     stems = {path.stem for path in files if path.suffix.lower() in SUFFIXES}
     names = {path.name for path in files}
 
@@ -182,15 +196,6 @@ def repeats_and_class(name: str) -> tuple[int, str] | None:
     """
     match = _REPEATED.fullmatch(name)
     return None if match is None else (int(match[1]), match[2].strip())
-
-
-def kohya_folders(root: Path) -> list[Path]:
-    """The folders of a folder whose names are kohya's, by name."""
-    return [
-        path
-        for path in sorted(root.iterdir())
-        if path.is_dir() and repeats_and_class(path.name) is not None
-    ]
 
 
 def _reason(error: Exception) -> str:
