@@ -1,6 +1,8 @@
 """The trainer as a program: a spec in, JSON lines and LoRA files out.
 
     python -m worker.ml.training SPEC.json --output DIR [--cache DIR] [--resume]
+    python -m worker.ml.training --config dataset.toml --base-model BASE --output DIR …
+    python -m worker.ml.training --images FOLDER --base-model BASE --output DIR …
 
 Standard output carries events only, one JSON object a line (see `events`). In DIR: `checkpoints/`
 (LoRA files by step), `samples/`, `states/` (what --resume goes on from).
