@@ -119,6 +119,7 @@ def load(subsets: Sequence[Subset], tell: Tell, warn: Tell) -> list[Loaded]:
     for subset in subsets:
         loaded = _load(subset, tell, warn)
         if loaded.pictures:
+            tell(f"{subset.where}: {len(loaded.pictures)} pictures")
             found.append(loaded)
         else:
             warn(f"{subset.where} has no usable picture")

@@ -137,7 +137,7 @@ def _check(values: Mapping[str, Any], table: Table, where: str) -> None:
             same_kind = isinstance(value, bool) == isinstance(key.harmless, bool)
             if value == key.harmless and same_kind:
                 continue
-            raise SpecInvalid(f"{where}: {name} = {json.dumps(value)} is refused: {key.instead}")
+            raise SpecInvalid(f"{where}: {name} = {_shown(value)} is refused: {key.instead}")
         _check_value(name, key, value, where)
 
 
@@ -145,7 +145,7 @@ def _check_value(name: str, key: Key, value: Any, where: str) -> None:
     wanted, types = _KINDS[key.kind]
     # A bool is an int to Python, but not to a reader.
     if not isinstance(value, types) or (isinstance(value, bool) and key.kind != "bool"):
-        raise SpecInvalid(f"{where}: {name} is {json.dumps(value)}; it takes {wanted}")
+        raise SpecInvalid(f"{where}: {name} is {_shown(value)}; it takes {wanted}")
     if name == "resolution":
         value = _square(value, where)
     if name == "caption_separator" and not value:
@@ -156,14 +156,14 @@ def _check_value(name: str, key: Key, value: Any, where: str) -> None:
         TrainingParams.model_validate({key.param: value})
     except ValidationError as error:
         raise SpecInvalid(
-            f"{where}: {name} is {json.dumps(value)}: {error.errors()[0]['msg']}"
+            f"{where}: {name} is {_shown(value)}: {error.errors()[0]['msg']}"
         ) from error
 
 
 def _square(value: Any, where: str) -> int:
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise SpecInvalid(f"{where}: resolution is {json.dumps(value)}; it takes one or two sides")
+        raise SpecInvalid(f"{where}: resolution is {_shown(value)}; it takes one or two sides")
     if sides[0] != sides[1]:
         same_area = max(8, round((sides[0] * sides[1]) ** 0.5 / 8) * 8)
         raise SpecInvalid(
@@ -207,7 +207,7 @@ def _agreed(runs: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _said(values: Mapping[str, Any], name: str) -> str:
-    return json.dumps(values[name]) if name in values else "left out"
+    return _shown(values[name]) if name in values else "left out"
 
 
 def _run_params(
@@ -256,6 +256,11 @@ def _distinct(subsets: Sequence[Subset], warn: Tell) -> list[Subset]:
             seen[dataset, source] = subset.where
             found.append(subset)
     return found
+
+
+def _shown(value: Any) -> str:
+    # TOML has dates and times, which JSON has not.
+    return json.dumps(value, default=str)
 
 
 def _places(key: Key) -> str:

@@ -69,6 +69,13 @@ def measure(path: Path) -> Picture:
         raise NotUsable("left behind by a desktop")
     if path.suffix.lower() not in SUFFIXES:
         raise NotUsable(f"not a picture that is read: those end in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise NotUsable("no file, or a link to nothing")
+    try:
+        # A spec is JSON, which carries no other names.
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise NotUsable("its path is not UTF-8") from error
     try:
         data = path.read_bytes()
         if not data:

@@ -143,6 +143,7 @@ def test_a_refused_key_that_changes_nothing_may_stay(read):
         (_file("flip_aug = 1"), "flip_aug is 1; it takes true or false"),
         (_file("num_repeats = true"), "num_repeats is true; it takes a whole number"),
         (_file("num_repeats = -1"), "num_repeats is -1: Input should be greater than or equal"),
+        (_file("num_repeats = 2026-01-01"), 'num_repeats is "2026-01-01"; it takes a whole'),
         (_file('caption_separator = ""'), "caption_separator is empty"),
         (_file("resolution = 100"), "resolution is 100: Input should be a multiple of 8"),
         (_file("resolution = [1216, 832]"), "say resolution = 1008"),

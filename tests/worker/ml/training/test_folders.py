@@ -1,6 +1,7 @@
 """Pictures are told from junk, measured as they are seen, and have the captions beside them."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_each_piece_of_junk_costs_one_warning_with_its_reason(riso, heard):
     (riso / "letter.jpg").write_text("Dear all")
     (riso / "notes.pdf").write_text("notes")
     (riso / "older").mkdir()
+    (riso / "link.png").symlink_to(riso / "gone.png")
+    os.mkfifo(riso / "pipe.png")
+    (riso / os.fsdecode(b"\xe9.png")).write_bytes((riso / "bear.png").read_bytes())
     found = pictures_in(riso, heard.append, heard.append)
     assert [picture.path.name for picture in found] == ["bear.png", "lion.png"]
     for name, reason in (
@@ -62,6 +66,9 @@ def test_each_piece_of_junk_costs_one_warning_with_its_reason(riso, heard):
         ("letter.jpg", "cannot identify"),
         ("notes.pdf", "not a picture"),
         ("older", "folders in it stay shut"),
+        ("link.png", "no file"),
+        ("pipe.png", "no file"),
+        ("\udce9.png", "not UTF-8"),
     ):
         lines = heard.about(f"{name} ")
         assert len(lines) == 1, name
