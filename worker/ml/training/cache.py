@@ -34,7 +34,8 @@ class TensorCache:
         """What is stored under a key; None when there is nothing sound."""
         path = self._path(key)
         try:
-            return load_file(path)
+            # Copies: a mapped file that is cut short kills the process.
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}
         except FileNotFoundError:
             return None
         except SafetensorError:

@@ -1,10 +1,13 @@
 """Where and in what precision to train, and why: decided before anything is loaded."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.trainings.params import TrainingParams
 from worker.ml.base_models.device import DevicePolicy, choose_policy
@@ -42,6 +45,24 @@ class Plan:
     def device(self) -> torch.device:
         """Where the training runs."""
         return self.policy.device
+
+    @contextmanager
+    def attention(self) -> Iterator[None]:
+        """The attention kernel of forward and backward alike."""
+        if not self.plain_attention:
+            yield
+            return
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """The number format that networks compute in."""
+        if self.autocast is None:
+            yield
+            return
+        with torch.autocast(self.device.type, self.autocast):
+            yield
 
     def cache_device(self, latent_bytes: int) -> torch.device | None:
         """Where latents and embeddings wait during the run; None: on the disk."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.hashing import hash_tensors
@@ -198,9 +197,7 @@ def load_trainee(
         assert prepared.texts is not None, "texts are prepared unless their encoders are trained"
         condition = CachedText(prepared.texts, plan.device, plan.policy.dtype)
     schedule = NoiseSchedule.of(base.scheduler_config, params).to(plan.device)
-    denoiser = Denoiser(
-        base.unet, condition, schedule, lambda: _arithmetic(plan), plan.policy.dtype
-    )
+    denoiser = Denoiser(base.unet, condition, schedule, plan.arithmetic, plan.policy.dtype)
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.autocast == torch.float16)
     ordered = [parameter for each in groups for parameter in each.parameters]
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -260,17 +257,6 @@ def _trigger(
     word = TriggerWord.of(spec.trigger_word, count)
     tables = add_trigger(word, encoders.tokenizers, encoders.encoders)
     return word, dict(zip(("text_encoder", "text_encoder_2"), tables, strict=True))
-
-
-@contextmanager
-def _arithmetic(plan: Plan) -> Iterator[None]:
-    """The number format and the attention kernel that the plan chose."""
-    with ExitStack() as stack:
-        if plan.autocast is not None:
-            stack.enter_context(torch.autocast(plan.device.type, plan.autocast))
-        if plan.plain_attention:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

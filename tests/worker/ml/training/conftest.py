@@ -1,6 +1,7 @@
 """Real pictures, the real small base, and the trainer as a program of its own."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+
+from worker.ml.training.events import Events
+from worker.ml.training.loop import Training
+from worker.ml.training.parallel import Group
+from worker.ml.training.plan import make_plan
+from worker.ml.training.prepare import count_steps, prepare
+from worker.ml.training.spec import fingerprint, read_spec
 
 REPOSITORY = Path(__file__).parents[4]
 PICTURES = sorted((REPOSITORY / "examples" / "ink-style").glob("*.png"))
@@ -18,6 +27,19 @@ PICTURES = sorted((REPOSITORY / "examples" / "ink-style").glob("*.png"))
 Json = dict[str, Any]
 # A spec in a file: parameters by name, and other fields of the spec.
 WriteSpec = Callable[..., Path]
+
+
+def merged_rows(metrics: Sequence[Json]) -> dict[int, Json]:
+    """Rows of metrics events by step; a later row of a step adds to an earlier one."""
+    found: dict[int, Json] = {}
+    for event in metrics:
+        for row in event["rows"]:
+            known = {name: value for name, value in row.items() if value is not None}
+            found.setdefault(row["step"], {}).update(known)
+    for row in found.values():
+        row.pop("images_per_second", None)
+        row.pop("memory_bytes", None)
+    return found
 
 
 class Program:
@@ -63,10 +85,13 @@ class Program:
         """The events of a type, in order."""
         return [event for event in self.events if event["type"] == type_]
 
+    def rows(self) -> dict[int, Json]:
+        """All that was measured, by step; without what differs from run to run."""
+        return merged_rows(self.of("metrics"))
+
     def losses(self) -> dict[int, float]:
         """Loss by step."""
-        rows = [row for event in self.of("metrics") for row in event["rows"]]
-        return {row["step"]: row["loss"] for row in rows if row["loss"] is not None}
+        return {step: row["loss"] for step, row in self.rows().items() if "loss" in row}
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +161,61 @@ def start(cache: Path) -> Callable[..., Program]:
         return Program(spec, output, cache, options)
 
     return start_program
+
+
+class Run:
+    """A training in this process and what it told."""
+
+    def __init__(
+        self,
+        spec_path: Path,
+        output: Path,
+        cache: Path,
+        should_stop: Callable[["Run"], bool] = lambda _: False,
+    ) -> None:
+        spec = read_spec(spec_path)
+        self._told = io.StringIO()
+        events = Events(self._told)
+        plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
+        self.training = Training(
+            spec=spec,
+            spec_sha256=fingerprint(spec),
+            plan=plan,
+            prepared=prepare(
+                spec, plan, count_steps(spec, Group()), cache, events, Group(), lambda: None
+            ),
+            output=output,
+            events=events,
+            group=Group(),
+            should_stop=lambda: should_stop(self),
+            state_every_seconds=1e9,
+        )
+
+    def go(self, *, resume: bool = False) -> "Run":
+        """Train to the end, on one thread: small matrices gain nothing from a second."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self.training.run(resume=resume)
+        finally:
+            torch.set_num_threads(before)
+        return self
+
+    def of(self, type_: str) -> list[Json]:
+        """The events of a type, in order."""
+        told = [json.loads(line) for line in self._told.getvalue().splitlines()]
+        return [event for event in told if event["type"] == type_]
+
+    def rows(self) -> dict[int, Json]:
+        """All that was measured, by step."""
+        return merged_rows(self.of("metrics"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, cache: Path) -> Callable[..., Run]:
+    """Prepare a training in this process; `output` names its folder."""
+
+    def prepared(spec: Path, output: str = "run", **options: Any) -> Run:
+        return Run(spec, tmp_path / output, cache, **options)
+
+    return prepared

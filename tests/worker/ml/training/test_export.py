@@ -9,10 +9,17 @@ from worker.ml.lora_files.modules import Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.training import export
 from worker.ml.training.errors import ExportMismatch
-from worker.ml.training.export import export_checkpoint, file_metadata
+from worker.ml.training.export import export_checkpoint
+from worker.ml.training.file_metadata import file_metadata
+from worker.ml.training.parallel import Group
+from worker.ml.training.prepare import count_steps
 from worker.ml.training.spec import read_spec
 
 PATH = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def _steps(spec):
+    return count_steps(spec, Group())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def checkpoint(unet, write_spec, tmp_path):
             prediction="epsilon",
             step=3,
             epoch=1,
-            total_steps=9,
+            steps=_steps(spec),
         )
 
     return write
@@ -81,10 +88,10 @@ def test_metadata_is_all_strings_and_names_sdxl_where_it_is(write_spec):
     sdxl = spec.model_copy(
         update={"base_model": spec.base_model.model_copy(update={"architecture": "sdxl"})}
     )
-    found = file_metadata(sdxl, prediction="v_prediction", step=3, epoch=1, total_steps=9)
+    found = file_metadata(sdxl, prediction="v_prediction", step=3, epoch=1, steps=_steps(spec))
     assert all(isinstance(value, str) for value in found.values())
     assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     assert found["ss_base_model_version"] == "sdxl_base_v1-0"
     assert found["modelspec.prediction_type"] == "v"
-    here = file_metadata(spec, prediction="epsilon", step=3, epoch=1, total_steps=9)
+    here = file_metadata(spec, prediction="epsilon", step=3, epoch=1, steps=_steps(spec))
     assert here["modelspec.architecture"] == "emoji-64/lora"

@@ -1,8 +1,8 @@
 """The loop in this process: it learns, stops where nothing is half done, and sees divergence."""
 
-import io
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,57 +10,8 @@ import torch
 from worker.ml.base_models.load import load_base_model
 from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.read import read_lora
-from worker.ml.training.errors import BaseModelUnsuitable, LossNotFinite, Stopped
-from worker.ml.training.events import Events
-from worker.ml.training.loop import Training
-from worker.ml.training.plan import make_plan
-from worker.ml.training.prepare import prepare
-from worker.ml.training.spec import read_spec
-
-
-class Run:
-    """A training in this process and what it told."""
-
-    def __init__(self, spec_path, output, cache, should_stop=lambda _: False):
-        spec = read_spec(spec_path)
-        self._told = io.StringIO()
-        events = Events(self._told)
-        plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
-        self.training = Training(
-            spec=spec,
-            spec_sha256="spec",
-            plan=plan,
-            prepared=prepare(spec, plan, cache, events, lambda: None),
-            output=output,
-            events=events,
-            should_stop=lambda: should_stop(self),
-            state_every_seconds=1e9,
-        )
-
-    def go(self, *, resume=False):
-        self.training.run(resume=resume)
-        return self
-
-    def of(self, type_):
-        told = [json.loads(line) for line in self._told.getvalue().splitlines()]
-        return [event for event in told if event["type"] == type_]
-
-    def rows(self):
-        return {row["step"]: row for event in self.of("metrics") for row in event["rows"]}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """As the program runs in the tests: small matrices gain nothing from a second."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def run(tmp_path, cache):
-    return lambda spec, **options: Run(spec, tmp_path / "run", cache, **options)
+from worker.ml.training.errors import BaseModelUnsuitable, LossNotFinite, OutOfMemory, Stopped
+from worker.ml.training.step import Stepper
 
 
 def test_loss_on_held_out_pictures_and_noise_falls(run, write_spec):
@@ -94,21 +45,23 @@ def test_the_file_holds_exactly_the_trained_modules(run, write_spec):
     assert all(float(module.up.abs().max()) > 0 for module in lora.modules.values())
 
 
-def test_accumulating_two_batches_is_one_step_on_both(run, write_spec):
-    """One picture a batch, no chance in the captions: only the rounding may differ."""
+def test_accumulating_two_batches_is_one_step_on_all_their_pictures(run, write_spec):
+    """Nothing is drawn by the micro-step: only the rounding may differ."""
     shared = {"caption_dropout_rate": 0.0, "shuffle_caption": False, "mixed_precision": "no"}
-    shared |= {"validation_fraction": 0.0, "min_snr_gamma": None, "batch_size": 1}
-    whole = run(write_spec({**shared, "gradient_accumulation": 2, "max_steps": 1})).training
-    whole._load()
-    with torch.no_grad():
-        separate = [whole._loss([number], micro_step) for micro_step, number in enumerate((3, 5))]
-    whole._step(0, 0, [[3], [5]])
-    assert float(whole._waiting[0].loss) == pytest.approx(float(sum(separate)) / 2, rel=1e-5)
+    shared |= {"validation_fraction": 0.0, "min_snr_gamma": None, "num_repeats": 1, "max_steps": 1}
+    whole = run(write_spec({**shared, "batch_size": 1, "gradient_accumulation": 2}), "whole").go()
+    batches = whole.training._epoch_batches(0)[:2]
+    # Adapters have moved by one step; at the first step they changed nothing.
+    with whole.training.trainee.adapters.off():
+        separate = [
+            float(whole.training.trainee.denoiser.errors(batch, whole.training.spec.params).sum())
+            for micro_step, numbers in enumerate(batches)
+            if (batch := whole.training.maker.make(numbers, micro_step, 0))
+        ]
+    assert whole.rows()[1]["loss"] == pytest.approx(sum(separate) / 2, rel=1e-5)
 
 
-def test_a_run_stopped_inside_a_checkpoint_makes_it_when_it_goes_on(
-    run, write_spec, tmp_path, cache
-):
+def test_a_run_stopped_inside_a_checkpoint_makes_it_when_it_goes_on(run, write_spec):
     spec = write_spec({"max_steps": 2})
 
     def at_the_checkpoint(running):
@@ -122,9 +75,10 @@ def test_a_run_stopped_inside_a_checkpoint_makes_it_when_it_goes_on(
     resumed = run(spec).go(resume=True)
     assert [event["step"] for event in resumed.of("checkpoint")] == [2]
     assert resumed.rows()[2]["validation_loss"] is not None
-    whole = Run(spec, tmp_path / "whole", cache).go()
+    whole = run(spec, "whole").go()
     assert resumed.of("checkpoint")[0]["sha256"] == whole.of("checkpoint")[0]["sha256"]
-    assert resumed.rows()[2]["loss"] == whole.rows()[2]["loss"]
+    # Told before it was stopped, and not again.
+    assert stopped.rows()[2]["loss"] == whole.rows()[2]["loss"]
 
 
 def test_a_state_of_another_spec_is_not_gone_on_from(run, write_spec):
@@ -143,11 +97,11 @@ def test_a_loss_that_runs_away_ends_the_run_and_keeps_earlier_checkpoints(run, w
     training = running.training
     whole_step = training._step
 
-    def diverging(step, epoch, batches):
+    def diverging(step):
         if step == 4:
             with torch.no_grad():
-                next(iter(training.parameters.values())).fill_(float("nan"))
-        whole_step(step, epoch, batches)
+                next(iter(training.trainee.parameters.values())).fill_(float("nan"))
+        whole_step(step)
 
     training._step = diverging
     with pytest.raises(LossNotFinite, match="loss became nan at step 5; try a learning rate"):
@@ -164,12 +118,12 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(run, write_spe
     training = running.training
     whole_step = training._step
 
-    def poisoned(step, epoch, batches):
+    def poisoned(step):
         if step == 1:
-            next(iter(training.parameters.values())).register_hook(
+            next(iter(training.trainee.parameters.values())).register_hook(
                 lambda gradient: gradient * float("inf")
             )
-        whole_step(step, epoch, batches)
+        whole_step(step)
 
     training._step = poisoned
     with pytest.raises(LossNotFinite, match=r"gradient became (nan|inf) at step 2"):
@@ -177,11 +131,10 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(run, write_spe
     assert not running.of("checkpoint")
 
 
-def test_a_loss_beyond_reason_ends_the_run_though_it_is_finite(run, write_spec):
+def test_a_loss_beyond_reason_ends_the_run_though_it_is_finite(run, write_spec, monkeypatch):
     running = run(write_spec({"max_steps": 3}))
-    training = running.training
-    true_loss = training._loss
-    training._loss = lambda numbers, micro_step: 1e4 * true_loss(numbers, micro_step)
+    true_gradients = Stepper.gradients
+    monkeypatch.setattr(Stepper, "gradients", lambda *args: 1e4 * true_gradients(*args))
     with pytest.raises(LossNotFinite, match=r"loss became \d+.* at step 1; try a learning rate"):
         running.go()
 
@@ -212,9 +165,75 @@ def test_plain_attention_and_bfloat16_train_as_float32_does(run, write_spec):
     """The choices that make steps fast change the loss by rounding alone."""
     losses = []
     for precision in ("bf16", "no"):
-        training = run(write_spec({"mixed_precision": precision})).training
-        training._load()
-        assert training.plan.plain_attention is (precision == "bf16")
-        with torch.no_grad():
-            losses.append(float(training._loss([0, 1, 2, 3], 0)))
+        done = run(write_spec({"mixed_precision": precision, "max_steps": 1}), precision).go()
+        assert done.training.plan.plain_attention is (precision == "bf16")
+        losses.append(done.rows()[1]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def _short_of_memory(monkeypatch, fits):
+    """Let the device run out of memory wherever `fits` does not hold; what was tried, in order."""
+    tried = []
+    true_gradients = Stepper.gradients
+
+    def gradients(stepper, batches, pictures, parts, step):
+        checkpointing = stepper.denoiser.unet.is_gradient_checkpointing
+        small = any("codes" in name for name, _ in stepper.denoiser.unet.named_buffers())
+        tried.append((checkpointing, parts, small))
+        if not fits(*tried[-1]):
+            # Half of the work is done when memory ends.
+            true_gradients(stepper, batches[:1], pictures, parts, step)
+            raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+        return true_gradients(stepper, batches, pictures, parts, step)
+
+    monkeypatch.setattr(Stepper, "gradients", gradients)
+    return tried
+
+
+def test_out_of_memory_gives_up_one_thing_after_another_and_says_so(run, write_spec, monkeypatch):
+    spec = write_spec({"max_steps": 2, "validation_fraction": 0.0})
+    tried = _short_of_memory(monkeypatch, lambda _, __, small: small)
+    done = run(spec).go()
+    assert tried[:5] == [
+        (False, 1, False),
+        (True, 1, False),
+        (True, 2, False),
+        (True, 4, False),
+        (True, 4, True),
+    ]
+    told = [e["message"] for e in done.of("log") if "memory ran out at step 1" in e["message"]]
+    assert [message.rpartition("from here on ")[2] for message in told] == [
+        "activations are computed twice, not kept",
+        "2 of 4 pictures at once",
+        "1 of 4 pictures at once",
+        "the frozen weights are kept in int8",
+    ]
+    assert done.of("result")[0]["base_hash_unchanged"] is True
+    assert sorted(done.rows()) == [0, 1, 2]
+
+
+def test_what_memory_forces_changes_the_result_by_rounding_alone(run, write_spec, monkeypatch):
+    params = {"max_steps": 3, "mixed_precision": "no", "neuron_dropout": 0.0}
+    plain = run(write_spec(params), "plain").go()
+    _short_of_memory(monkeypatch, lambda checkpointing, parts, _: checkpointing and parts == 2)
+    forced = run(write_spec(params), "forced").go()
+    for step in (1, 2, 3):
+        assert forced.rows()[step]["loss"] == pytest.approx(plain.rows()[step]["loss"], rel=1e-4)
+
+
+def test_a_resumed_run_keeps_what_memory_forced(run, write_spec, monkeypatch):
+    spec = write_spec({"max_steps": 4})
+    _short_of_memory(monkeypatch, lambda checkpointing, *_: checkpointing)
+    stopping = SimpleNamespace(at=2)
+    first = run(spec, should_stop=lambda r: r.training.position.step == stopping.at)
+    with pytest.raises(Stopped):
+        first.go()
+    resumed = run(spec).go(resume=True)
+    assert resumed.training.trainee.memory.checkpointing
+    assert not any("memory ran out" in event["message"] for event in resumed.of("log"))
+
+
+def test_too_little_memory_whatever_is_given_up_is_an_error(run, write_spec, monkeypatch):
+    _short_of_memory(monkeypatch, lambda *_: False)
+    with pytest.raises(OutOfMemory, match="too little memory for 64 px, though"):
+        run(write_spec({"max_steps": 2})).go()

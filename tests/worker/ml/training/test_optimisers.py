@@ -16,7 +16,6 @@ from worker.ml.training import optimisers
 from worker.ml.training.errors import EXIT_BAD_SPEC, PackageMissing
 from worker.ml.training.optimisers import (
     ParameterGroup,
-    advice,
     evaluation_weights,
     learning_rate,
     make_optimizer,
@@ -29,7 +28,7 @@ from worker.ml.training.optimisers import (
 CPU = torch.device("cpu")
 NAMES = ["down", "up", "scale", "silent"]
 OPTIMIZERS = get_args(Optimizer)
-# Rates at which each learns the problem below in twenty steps.
+# Rates at which each learns the problem below.
 RATES = {
     "adamw": 0.02,
     "adamw8bit": 0.02,
@@ -38,6 +37,8 @@ RATES = {
     "lion": 0.01,
     "adamw_schedulefree": 0.05,
 }
+# Steps of a whole run: Prodigy first looks for its rate.
+STEPS = {name: 100 if name == "prodigy" else 20 for name in OPTIMIZERS}
 
 
 class Problem:
@@ -74,7 +75,7 @@ class Problem:
 
     def train(self, first: int, last: int) -> None:
         for step in range(first, last):
-            set_learning_rates(self.optimizer, 1 - step / 40)
+            set_learning_rates(self.optimizer, 1 - step / 120)
             self.loss().backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -99,10 +100,10 @@ def same(one: Problem, other: Problem) -> bool:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_twenty_steps_lower_the_loss(name):
+def test_a_short_run_lowers_the_loss(name):
     problem = Problem(name)
     before = problem.loss().item()
-    problem.train(0, 20)
+    problem.train(0, STEPS[name])
     with evaluation_weights(problem.optimizer):
         assert problem.loss().item() < 0.95 * before
 
@@ -110,13 +111,13 @@ def test_twenty_steps_lower_the_loss(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_packed_state_goes_on_bit_for_bit(name):
     whole = Problem(name)
-    whole.train(0, 10)
+    whole.train(0, STEPS[name])
     stopped = Problem(name)
-    stopped.train(0, 5)
+    stopped.train(0, STEPS[name] // 2)
     stored = stopped.packed()
     resumed = Problem(name, seed=9)
     resumed.go_on_from(stopped, stored)
-    resumed.train(5, 10)
+    resumed.train(STEPS[name] // 2, STEPS[name])
     assert same(resumed, whole)
     # Not because nothing moves.
     assert not same(stopped, whole)
@@ -202,9 +203,9 @@ def test_each_group_has_its_own_rate(name):
 def test_prodigy_has_one_rate_for_all_and_finds_it():
     problem = Problem("prodigy")
     assert [group["lr"] for group in problem.optimizer.param_groups] == [1.0, 1.0]
-    assert learning_rate(problem.optimizer) == 1e-6
-    problem.train(0, 20)
-    assert 1e-4 < learning_rate(problem.optimizer) < 1
+    assert learning_rate(problem.optimizer) == 5e-5
+    problem.train(0, STEPS["prodigy"])
+    assert 5e-4 < learning_rate(problem.optimizer) < 1
 
 
 def test_only_large_tensors_have_8_bit_moments():
@@ -295,7 +296,9 @@ def test_every_optimizer_has_its_package_here(name):
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch):
     # As Python marks a module that is not to be found.
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
-    with pytest.raises(PackageMissing, match="needs prodigyopt.*`pip install prodigyopt==1.1.2`"):
+    with pytest.raises(
+        PackageMissing, match=r"needs prodigyopt.*`pip install prodigyopt==1\.1\.2`"
+    ):
         require_packages(TrainingParams(optimizer="prodigy", learning_rate=1))
     assert PackageMissing.exit_code == EXIT_BAD_SPEC
     require_packages(TrainingParams(optimizer="adamw"))
@@ -305,39 +308,3 @@ def test_versions_are_those_that_are_pinned():
     project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())
     pinned = project["project"]["optional-dependencies"]["worker"]
     assert {package for _, package in optimisers._PACKAGES.values()} <= set(pinned)
-
-
-def test_defaults_need_no_advice():
-    assert advice(TrainingParams()) == []
-    assert advice(TrainingParams(optimizer="prodigy", learning_rate=1)) == []
-    assert advice(TrainingParams(optimizer="lion", learning_rate=3e-5)) == []
-
-
-@pytest.mark.parametrize(
-    ("params", "words"),
-    [
-        ({"optimizer": "prodigy"}, "learning_rate is 0.0001, but prodigy"),
-        (
-            {"optimizer": "prodigy", "learning_rate": 1, "train_text_encoder": True},
-            "text_encoder_learning_rate has no effect",
-        ),
-        (
-            {
-                "optimizer": "prodigy",
-                "learning_rate": 1,
-                "lora_plus_ratio": 4,
-                "blocks": [{"match": "unet.mid_block", "learning_rate": 0.5}],
-            },
-            "lora_plus_ratio and a block's learning_rate has no effect",
-        ),
-        ({"optimizer": "lion"}, "learning_rate is 0.0001, which is much for lion"),
-        ({"optimizer": "adamw_schedulefree"}, "lr_scheduler is cosine"),
-        (
-            {"optimizer": "adamw_schedulefree", "lr_scheduler": "constant", "ema_decay": 0.99},
-            "ema_decay is 0.99",
-        ),
-    ],
-)
-def test_settings_that_do_an_optimizer_no_good_are_said(params, words):
-    (sentence,) = advice(TrainingParams(**params))
-    assert words in sentence

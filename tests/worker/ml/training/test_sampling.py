@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from app.trainings.params import TrainingParams
 from worker.ml.training import sampling
+from worker.ml.training.parallel import Group
 
 BUCKETS = {(64, 64): [0, 0, 1, 1, 2, 2, 3], (48, 80): [4, 5]}
 
@@ -26,16 +28,16 @@ def test_epochs_and_seeds_differ_and_the_same_ones_agree():
 
 
 def test_noise_does_not_depend_on_what_was_drawn_before():
-    noise = sampling.noise_for((2, 4, 8, 8), 5, 120, 0.0)
+    noise = sampling.noise_for((2, 4, 8, 8), 5, 120)
     torch.manual_seed(99)
-    sampling.noise_for((2, 4, 8, 8), 5, 119, 0.0)
-    assert torch.equal(sampling.noise_for((2, 4, 8, 8), 5, 120, 0.0), noise)
-    assert not torch.equal(sampling.noise_for((2, 4, 8, 8), 5, 121, 0.0), noise)
+    sampling.noise_for((2, 4, 8, 8), 5, 119)
+    assert torch.equal(sampling.noise_for((2, 4, 8, 8), 5, 120), noise)
+    assert not torch.equal(sampling.noise_for((2, 4, 8, 8), 5, 121), noise)
 
 
 def test_noise_offset_moves_whole_channels_by_its_size():
-    plain = sampling.noise_for((64, 4, 8, 8), 5, 0, 0.0)
-    moved = sampling.noise_for((64, 4, 8, 8), 5, 0, 0.1) - plain
+    plain = sampling.noise_for((64, 4, 8, 8), 5, 0)
+    moved = sampling.noise_for((64, 4, 8, 8), 5, 0, TrainingParams(noise_offset=0.1)) - plain
     assert torch.allclose(moved, moved[:, :, :1, :1].expand_as(moved), atol=1e-6)
     assert float(moved[:, :, 0, 0].std()) == pytest.approx(0.1, rel=0.2)
 
@@ -47,26 +49,38 @@ def test_timesteps_cover_the_schedule():
     assert int(drawn.max()) < 1000
 
 
-def test_caption_dropout_happens_at_its_rate():
-    choices = [
-        choice for step in range(100) for choice in sampling.caption_choice(20, 4, 0.25, 1, step)
-    ]
-    dropped = choices.count(None) / len(choices)
-    assert dropped == pytest.approx(0.25, abs=0.03)
-    assert {choice for choice in choices if choice is not None} == {0, 1, 2, 3}
-    assert None not in sampling.caption_choice(50, 1, 0.0, 1, 0)
+def test_timesteps_keep_to_their_range_and_lean_as_they_are_told():
+    def drawn(**params):
+        chosen = TrainingParams(**params)
+        return torch.cat([sampling.timesteps_for(100, 1, n, 1000, chosen) for n in range(50)])
+
+    some = drawn(min_timestep=200, max_timestep=300)
+    assert (int(some.min()), int(some.max())) == (200, 299)
+    middle = float(drawn().double().mean())
+    assert middle == pytest.approx(499.5, abs=15)
+    assert float(drawn(timestep_bias=1.0).double().mean()) > middle + 100
+    assert float(drawn(timestep_bias=-1.0).double().mean()) < middle - 100
 
 
-def test_shuffled_captions_keep_every_token_and_the_first_ones_in_place():
-    caption = "trigger, a, b, c, d, e"
-    found = sampling.shuffled_captions(caption, 8, keep_tokens=2, seed=3)
-    assert found[0] == caption
-    assert len(set(found)) > 4
-    for text in found:
-        assert text.startswith("trigger, a, ")
-        assert sorted(text.split(", ")) == sorted(caption.split(", "))
+def test_octaves_of_noise_are_coarser_and_keep_each_picture_at_variance_1():
+    params = TrainingParams(multires_noise_iterations=4, multires_noise_discount=0.8)
+    noise = sampling.noise_for((16, 4, 32, 32), 5, 0, params)
+    assert torch.allclose(noise.std(dim=(1, 2, 3)), torch.ones(16), atol=1e-5)
+    # Neighbours are alike, which those of plain noise are not.
+    plain = sampling.noise_for((16, 4, 32, 32), 5, 0)
+    alike = [float((each[..., 1:] * each[..., :-1]).mean()) for each in (noise, plain)]
+    assert alike[0] > 0.2
+    assert abs(alike[1]) < 0.02
 
 
-def test_a_caption_with_nothing_to_shuffle_has_as_many_variants():
-    assert sampling.shuffled_captions("a red cat", 3, 1, 0) == ["a red cat"] * 3
-    assert sampling.shuffled_captions("", 3, 1, 0) == [""] * 3
+def test_two_devices_draw_what_one_would():
+    whole = sampling.noise_for((6, 4, 8, 8), 5, 3, TrainingParams(noise_offset=0.1))
+    parts = [Group(rank, 4).part(6) for rank in range(4)]
+    assert [len(range(6)[part]) for part in parts] == [2, 2, 1, 1]
+    assert torch.equal(torch.cat([whole[part] for part in parts]), whole)
+
+
+def test_choices_are_even_over_0_to_1():
+    drawn = [value for step in range(100) for value in sampling.choices_for(20, "flips", 1, step)]
+    assert sum(value < 0.25 for value in drawn) / len(drawn) == pytest.approx(0.25, abs=0.03)
+    assert all(0 <= value < 1 for value in drawn)

@@ -7,8 +7,9 @@ from diffusers import StableDiffusionXLPipeline
 from worker.ml.base_models.device import choose_policy
 from worker.ml.base_models.load import load_base_model
 from worker.ml.training.cache import TensorCache
+from worker.ml.training.parallel import Group
 from worker.ml.training.spec import read_spec
-from worker.ml.training.text import TextEncoders, embed_texts
+from worker.ml.training.text import TextEncoders, TextStore, embed_texts
 
 TEXTS = ["a red heart, in the style of inkstyle", "", "word " * 200]
 
@@ -38,7 +39,7 @@ def test_embeddings_are_those_of_the_pipeline(base, encoders):
         force_zeros_for_empty_prompt=False,
         add_watermarker=False,
     )
-    for text, found in zip(TEXTS, encoders.encode(TEXTS), strict=True):
+    for text, found in zip(TEXTS, encoders.embed(TEXTS), strict=True):
         tokens, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False)
         assert found.tokens.shape == (77, 256)
         assert torch.allclose(found.tokens, tokens[0], atol=1e-5)
@@ -54,12 +55,18 @@ def test_a_text_is_encoded_once(encoders, tmp_path):
 
     def embed(texts, key="k"):
         cache = TensorCache(tmp_path)
-        return embed_texts(
-            texts, encoders=load, encoders_sha256=key, cache=cache, on_done=lambda _: None
+        keys = embed_texts(
+            texts,
+            encoders=load,
+            encoders_sha256=key,
+            cache=cache,
+            group=Group(),
+            on_done=lambda _: None,
         )
+        assert list(keys) == TEXTS
+        return TextStore(cache, keys, torch.device("cpu"))
 
     first = embed([*TEXTS, TEXTS[0]])
-    assert list(first) == TEXTS
     assert len(opened) == 1
     again = embed(TEXTS)
     assert len(opened) == 1
@@ -68,3 +75,21 @@ def test_a_text_is_encoded_once(encoders, tmp_path):
         assert torch.equal(first[text].pooled, again[text].pooled)
     embed(TEXTS, key="of other weights")
     assert len(opened) == 2
+
+
+def test_an_embedding_is_read_from_disk_memory_or_device_alike(encoders, tmp_path):
+    cache = TensorCache(tmp_path)
+    keys = embed_texts(
+        TEXTS,
+        encoders=lambda: encoders,
+        encoders_sha256="k",
+        cache=cache,
+        group=Group(),
+        on_done=lambda _: None,
+    )
+    from_disk, from_memory = (
+        TextStore(cache, keys, None),
+        TextStore(cache, keys, torch.device("cpu")),
+    )
+    for text in TEXTS:
+        assert torch.equal(from_disk[text].tokens, from_memory[text].tokens)
