@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from app.catalog import BaseModelEntry, Catalog, load_catalog
 from app.trainings.arithmetic import BucketPlan
 from app.trainings.params import Task, TrainingParams
-from app.trainings.presets import resolve
+from app.trainings.presets import PRESETS, resolve
 from worker.ml.training import dataset_config
 from worker.ml.training.base_facts import base_model_entry
 from worker.ml.training.dataset_toml import DatasetFile, Subset, read_dataset_file
@@ -95,9 +96,11 @@ def spec_file(args: argparse.Namespace, events: Events) -> Path:
         return Path(args.spec)
     if args.regularization_images is not None and args.images is None:
         raise SpecInvalid("--regularization-images goes with --images; a file says is_reg = true")
-    spec = _make(args, events)
     path = Path(args.output, "spec.json")
-    text = spec.model_dump_json(indent=1)
+    try:
+        text = _make(args, events).model_dump_json(indent=1)
+    except PydanticSerializationError as error:
+        raise SpecInvalid(f"a caption, a prompt or a name is not UTF-8: {error}") from error
     if args.resume and path.exists():
         _check_same(path, text)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,13 +166,20 @@ def _make(args: argparse.Namespace, events: Events) -> TrainingSpec:
             f"{key} = {json.dumps(value)}, and goes first"
         )
     asked |= file.params
+    images = sum(len(part.pictures) for part in loaded if not part.is_class)
+    if preset is not None and not _fits(preset, images):
+        made_for = PRESETS[preset]
+        warn(
+            f"{images} pictures; {preset} is made for {made_for.images_from} "
+            f"{'or more' if made_for.images_to is None else f'to {made_for.images_to}'}"
+        )
     # Where a file is silent, sd-scripts' defaults count, so that it means here what it means there;
     # but a folder says nothing, and whoever names a preset wants its captions and repeats.
     caller = asked
     if args.config is None or preset is not None:
-        caller = _resolved(preset or "style", entry, asked, seed).model_dump()
+        caller = _resolved(preset or "style", entry, asked, seed, images).model_dump()
     asked |= dataset_config.alike(loaded, caller)
-    params = _resolved(preset or "style", entry, asked, seed)
+    params = _resolved(preset or "style", entry, asked, seed, images)
     try:
         plan = BucketPlan.for_base(params, entry.vae_scale_factor)
     except ValueError as error:
@@ -223,6 +233,11 @@ def _preset(asked: str | None) -> Task | None:
     raise SpecInvalid(f"--preset {asked} is none of {', '.join(get_args(Task))}")
 
 
+def _fits(preset: Task, images: int) -> bool:
+    most = PRESETS[preset].images_to
+    return PRESETS[preset].images_from <= images and (most is None or images <= most)
+
+
 def _seed(asked: str | None) -> int:
     if asked is None:
         return 0
@@ -243,11 +258,11 @@ def _base_model(args: argparse.Namespace) -> tuple[BaseModelEntry, Path]:
 
 
 def _resolved(
-    preset: Task, entry: BaseModelEntry, asked: Mapping[str, Any], seed: int
+    preset: Task, entry: BaseModelEntry, asked: Mapping[str, Any], seed: int, images: int
 ) -> TrainingParams:
     """Defaults, preset, base model, what was asked: each goes before the one it follows."""
     try:
-        return resolve(preset, entry, TrainingParams.model_validate(asked), seed)
+        return resolve(preset, entry, TrainingParams.model_validate(asked), seed, images=images)
     except ValidationError as error:
         raise SpecInvalid(_wrong(error)) from error
 

@@ -111,6 +111,17 @@ def test_a_preset_beside_a_file_fills_in_what_the_file_leaves_out(config, make):
     spec = make("--config", config, "--base-model=emoji-64", "--preset=character")
     assert spec.params.caption_dropout_rate == 0.02
     assert spec.params.num_repeats == 2
+    assert not any("is made for" in line for line in make.heard)
+    make("--config", config, "--base-model=emoji-64", "--preset=photography")
+    assert "40 pictures; photography is made for 200 or more" in make.heard
+
+
+def test_half_a_character_from_a_json_file_is_refused(config, riso, make):
+    half = {"datasets": [{"subsets": [{"image_dir": str(riso), "caption_separator": "\ud800"}]}]}
+    path = config.with_suffix(".json")
+    path.write_text(json.dumps(half))
+    with pytest.raises(SpecInvalid, match="not UTF-8"):
+        make("--config", path, "--base-model=emoji-64")
 
 
 def test_a_folder_leaves_captions_and_repeats_to_the_run(riso, make):
