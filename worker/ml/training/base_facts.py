@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def base_model_entry(
         BaseModelUnsuitable: the hub has no such model, or cannot be reached.
     """
     folder = Path(wanted)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if revision is not None:
             raise SpecInvalid(f"--base-revision is for hub ids; {wanted} is a folder")
         for entry in catalog.base_models:
@@ -62,7 +63,7 @@ def _from_files(wanted: str, revision: str | None, locate: Callable[[str], Path]
     kind = index.get("_class_name")
     if kind != "StableDiffusionXLPipeline":
         raise SpecInvalid(f"--base-model {wanted} holds a {kind}, not a StableDiffusionXLPipeline")
-    is_folder = Path(wanted).is_dir()
+    is_folder = os.path.isdir(wanted)
     vae = _json(wanted, locate, "vae/config.json")
     unet = _json(wanted, locate, "unet/config.json")
     try:

@@ -4,6 +4,7 @@ What all subsets say alike becomes a parameter of the run; what differs stays wi
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,7 +211,7 @@ def image_specs(
 def _load(subset: Subset, tell: Tell, warn: Tell) -> Loaded:
     keys = subset.keys
     folder = None if "image_dir" not in keys else Path(keys["image_dir"])
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise SpecInvalid(
             f"{subset.where}: image_dir is {folder}, which is no folder (a relative path starts "
             f"from {Path.cwd()}, where the program was started)"
@@ -239,9 +240,9 @@ def _listed(
                 raise SpecInvalid(f"{where}: {metadata.name} has {name}, so image_dir is needed")
             path = folder / path
         captions[path] = _tagged(entry, separator, f"{metadata.name}, {name}")
-    present = [path for path in captions if path.is_file()]
+    present = [path for path in captions if os.path.isfile(path)]
     for path in captions:
-        if not path.is_file():
+        if not os.path.isfile(path):
             warn(f"{path.name} is skipped: {metadata.name} lists it, but there is no such file")
     return [
         Picture(found.path, found.sha256, found.width, found.height, captions[found.path])
@@ -285,7 +286,7 @@ def _masks(
     folder: Path, pictures: Sequence[Picture], where: str, warn: Tell
 ) -> dict[Path, Picture]:
     """The mask of each picture: the picture of the same name, whatever its ending."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SpecInvalid(f"{where}: conditioning_data_dir is {folder}, which is no folder")
     by_stem = {path.stem: path for path in contents(folder) if looks_like_picture(path)}
     missing = [picture.path.name for picture in pictures if picture.path.stem not in by_stem]

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from app.trainings.params import TrainingParams
 from worker.ml.training.dataset_keys import COMMAND_LINE_ONLY, KEYS, Key, Table
 from worker.ml.training.errors import SpecInvalid
-from worker.ml.training.folders import Tell
+from worker.ml.training.folders import Tell, is_utf8
 
 _TITLES: dict[Table, str] = {
     "general": "[general]",
@@ -148,6 +148,8 @@ def _check_value(name: str, key: Key, value: Any, where: str) -> None:
         raise SpecInvalid(f"{where}: {name} is {_shown(value)}; it takes {wanted}")
     if name == "resolution":
         value = _square(value, where)
+    if isinstance(value, str) and not is_utf8(value):
+        raise SpecInvalid(f"{where}: {name} is {_shown(value)}, which holds half a character")
     if name == "caption_separator" and not value:
         raise SpecInvalid(f"{where}: caption_separator is empty; it takes at least one character")
     if key.param is None or value == "" or (name == "num_repeats" and value == 0):

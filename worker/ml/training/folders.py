@@ -59,6 +59,15 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in junk
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: JSON and file systems can smuggle in half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def measure(path: Path) -> Picture:
     """Decode a file to the end, and measure it.
 
@@ -69,13 +78,11 @@ def measure(path: Path) -> Picture:
         raise NotUsable("left behind by a desktop")
     if path.suffix.lower() not in SUFFIXES:
         raise NotUsable(f"not a picture that is read: those end in {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NotUsable("no file, or a link to nothing")
-    try:
-        # A spec is JSON, which carries no other names.
-        str(path.absolute()).encode()
-    except UnicodeEncodeError as error:
-        raise NotUsable("its path is not UTF-8") from error
+    # A spec is JSON, which carries no other names.
+    if not is_utf8(str(path.absolute())):
+        raise NotUsable("its path is not UTF-8")
     try:
         data = path.read_bytes()
         if not data:

@@ -117,11 +117,22 @@ def test_a_preset_beside_a_file_fills_in_what_the_file_leaves_out(config, make):
 
 
 def test_half_a_character_from_a_json_file_is_refused(config, riso, make):
-    half = {"datasets": [{"subsets": [{"image_dir": str(riso), "caption_separator": "\ud800"}]}]}
     path = config.with_suffix(".json")
-    path.write_text(json.dumps(half))
-    with pytest.raises(SpecInvalid, match="not UTF-8"):
-        make("--config", path, "--base-model=emoji-64")
+    subset = {"image_dir": str(riso)}
+
+    def refusal():
+        path.write_text(json.dumps({"datasets": [{"subsets": [subset]}]}))
+        with pytest.raises(SpecInvalid) as error:
+            make("--config", path, "--base-model=emoji-64")
+        return str(error.value)
+
+    subset["caption_separator"] = "\ud800"
+    assert "half a character" in refusal()
+    subset["caption_separator"] = ","
+    (riso / "meta.json").write_text(json.dumps({"bear.png": {"caption": "\ud800"}}))
+    subset["metadata_file"] = str(riso / "meta.json")
+    assert "not UTF-8" in refusal()
+    (riso / "meta.json").unlink()
 
 
 def test_a_folder_leaves_captions_and_repeats_to_the_run(riso, make):
@@ -196,6 +207,8 @@ def test_a_spec_of_ones_own_is_taken_as_it_is(riso, make, tmp_path):
         (("--images", "PICTURES", "--base-model", EMOJI, "--catalog", "no.toml"), "--catalog no"),
         (("--images", "PICTURES", "--base-model", EMOJI, "--warm-start", "no"), "--warm-start no"),
         (("--config", "x", "--regularization-images", "y"), "a file says is_reg = true"),
+        (("--images", "x" * 400, "--base-model", EMOJI), "cannot be read: File name too long"),
+        (("--images", "PICTURES", "--base-model", "x" * 400), "is no folder here"),
         (
             ("--images", "PICTURES", "--base-model", EMOJI, *("--sample-prompt", "x") * 9),
             "sample_prompts",

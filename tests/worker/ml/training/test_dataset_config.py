@@ -196,6 +196,8 @@ def test_a_folder_without_usable_pictures_is_told_and_all_such_are_an_error(
 def test_a_missing_folder_is_an_error(tmp_path, settled):
     with pytest.raises(SpecInvalid, match=r"subset 1: image_dir is .*nowhere, which is no folder"):
         settled({"image_dir": str(tmp_path / "nowhere")})
+    with pytest.raises(SpecInvalid, match="which is no folder"):
+        settled({"image_dir": "x" * 400})
 
 
 # --- metadata files
