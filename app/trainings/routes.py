@@ -191,6 +191,8 @@ def _read_checkpoint(store: ObjectStore, row: Checkpoint) -> CheckpointRead:
         epoch=row.epoch,
         step=row.step,
         validation_loss=row.validation_loss,
+        base_validation_loss=row.base_validation_loss,
+        prior_drift=row.prior_drift,
         recommended=row.recommended,
         sha256=row.sha256,
         bytes=row.bytes,

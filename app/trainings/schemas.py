@@ -47,6 +47,10 @@ class MetricRead(BaseModel):
     epoch: int
     loss: float | None
     validation_loss: float | None
+    # Of the base alone on the same pictures.
+    base_validation_loss: float | None
+    # How far generic prompts moved: 0 is not at all, 1 as much as the prediction itself.
+    prior_drift: float | None
     lr: float | None
     grad_norm: float | None
     images_per_second: float | None
@@ -72,6 +76,10 @@ class CheckpointRead(BaseModel):
     epoch: int
     step: int
     validation_loss: float | None
+    # Of the base alone on the same pictures.
+    base_validation_loss: float | None
+    # How far generic prompts moved: 0 is not at all, 1 as much as the prediction itself.
+    prior_drift: float | None
     recommended: bool
     sha256: str
     bytes: int

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # Latents and text embeddings under the hash of what they were made from, shared by all trainings.
 LATENT_CACHE = "training"
 SAMPLE_STEPS = 20
+# What the trainer measures at a checkpoint.
+MEASURED = ("validation_loss", "base_validation_loss", "prior_drift")
 IMAGE_FIELDS = ("sha256", "width", "height", "caption", "repeats")
 WARM_START_FILE = "warm_start.safetensors"
 
@@ -64,6 +66,7 @@ def run(context: JobContext) -> Callable[[Session], None]:
         state_every_seconds=settings.training_state_seconds,
         # More threads wait for one another longer than they help on networks that fit a CPU.
         cpu_threads=settings.torch_threads or 1,
+        processes=settings.training_processes,
         resume=state is not None,
     ) as process:
         _listen(running, process, settings.graceful_stop_seconds)
@@ -236,7 +239,7 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
     get_store().put_file(key, Path(event["path"]), "application/octet-stream")
     values: dict[str, Any] = {
         "epoch": event["epoch"],
-        "validation_loss": event["validation_loss"],
+        **{name: event[name] for name in MEASURED},
         "object_key": key,
         "sha256": event["sha256"],
         "bytes": event["bytes"],
@@ -252,7 +255,7 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
             )
             .on_conflict_do_update(index_elements=["training_id", "step"], set_=values)
         )
-        payload = {name: event[name] for name in ("step", "epoch", "validation_loss", "sha256")}
+        payload = {name: event[name] for name in ("step", "epoch", "sha256", *MEASURED)}
         events.append(session, claim.job_id, "checkpoint", payload)
 
 

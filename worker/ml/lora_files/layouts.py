@@ -9,6 +9,7 @@ configuration and for those that do not.
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from worker.ml.lora_files.adapter_config import METADATA_KEY
 from worker.ml.lora_files.errors import LoraLayoutUnsupported
-from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule
+from worker.ml.lora_files.modules import AdapterModule, LohaModule, Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
 WrittenLayout = Literal["kohya", "diffusers", "peft"]
@@ -67,11 +68,11 @@ def diffusers_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor]
 
 
 def peft_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """LoRA, LoCon and DoRA of a UNet as PEFT saves them, and its `adapter_config.json`.
+    """LoRA, LoCon, DoRA or LoHa of a UNet as PEFT saves them, and its `adapter_config.json`.
 
     Raises:
-        LoraLayoutUnsupported: as for diffusers; or the LoRA changes a text encoder too, as PEFT
-            keeps one network's adapter in a file.
+        LoraLayoutUnsupported: as for diffusers, but for LoHa; several kinds at once; or the LoRA
+            changes a text encoder too, as PEFT keeps one network's adapter in a file.
     """
     _refuse_embeddings(lora, "peft")
     others = sorted({path.partition(".")[0] for path in lora.modules} - {"unet"})
@@ -80,10 +81,25 @@ def peft_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor], dic
             f"a PEFT file holds the adapter of one network; this LoRA changes {', '.join(others)} "
             f"beside the UNet: write it in the diffusers or kohya layout"
         )
-    modules = _modules_of(lora, "unet", "peft")
     tensors: dict[str, Tensor] = {}
-    for path, module in modules.items():
-        tensors |= _pair(f"base_model.model.{path}", module, dtype)
+    loha = {
+        path.removeprefix("unet."): module
+        for path, module in sorted(lora.modules.items())
+        if isinstance(module, LohaModule) and module.dora_scale is None
+    }
+    if loha and len(loha) == len(lora.modules):
+        for path, module in loha.items():
+            scaled = replace(module, w1_a=module.w1_a.float() * module.scale)
+            for ending, tensor in scaled.tensors().items():
+                tensors[f"base_model.model.{path}.{ending}"] = tensor.to(dtype).contiguous()
+        return tensors, {
+            "peft_type": "LOHA",
+            "use_effective_conv2d": any(module.t1 is not None for module in loha.values()),
+            **_ranks("alpha", loha),
+        }
+    modules = _modules_of(lora, "unet", "peft")
+    for name, pair in modules.items():
+        tensors |= _pair(f"base_model.model.{name}", pair, dtype)
     return tensors, {"peft_type": "LORA", "bias": "none", **_config(modules)}
 
 
@@ -133,25 +149,32 @@ def _pair(name: str, module: LoraModule, dtype: torch.dtype) -> dict[str, Tensor
         flat = _magnitudes(module.dora_scale).flatten()
         # PEFT multiplies a convolution's result by it, channels second.
         convolution = down.ndim == 4
-        tensors[f"{name}.lora_magnitude_vector"] = (
+        # PEFT's own name has no `.weight` and takes either; transformers takes no other.
+        ending = ".weight" if name.startswith("text_encoder") else ""
+        tensors[f"{name}.lora_magnitude_vector{ending}"] = (
             flat.reshape(1, -1, 1, 1) if convolution else flat
         )
     return tensors
 
 
 def _config(modules: Mapping[str, LoraModule]) -> dict[str, Any]:
-    """PEFT's LoraConfig of one network, alpha equal to the rank in each module."""
+    """PEFT's LoraConfig of one network."""
+    dora = any(module.dora_scale is not None for module in modules.values())
+    return {**_ranks("lora_alpha", modules), "use_dora": dora}
+
+
+def _ranks(alpha: str, modules: Mapping[str, AdapterModule]) -> dict[str, Any]:
+    """Which modules, and their ranks; alpha equals the rank in each."""
     # CLIPTextModel has lost its `text_model.` in newer transformers; PEFT matches ends of names.
     ranks = {path.removeprefix("text_model."): module.rank for path, module in modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: own for path, own in ranks.items() if own != rank}
     return {
         "r": rank,
-        "lora_alpha": rank,
+        alpha: rank,
         "rank_pattern": others,
         "alpha_pattern": others,
         "target_modules": sorted(ranks),
-        "use_dora": any(module.dora_scale is not None for module in modules.values()),
     }
 
 

@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from worker.ml.lora_files.errors import LoraNotFinite
 from worker.ml.lora_files.layouts import (
     WrittenLayout,
     diffusers_tensors,
@@ -45,9 +47,12 @@ def write_lora(
         The metadata as written.
 
     Raises:
-        LoraLayoutUnsupported: the layout cannot express the LoRA; nothing is written.
+        LoraLayoutUnsupported: the layout cannot express the LoRA.
+        LoraNotFinite: a value is NaN, infinite, or too large for `dtype`. In either case nothing
+            is written.
     """
     more: dict[str, str] = {}
+    config: dict[str, Any] = {}
     if layout == "kohya":
         tensors = kohya_tensors(lora, shape, dtype)
     elif layout == "diffusers":
@@ -56,6 +61,8 @@ def write_lora(
         tensors, config = peft_tensors(lora, dtype)
         # The file's own metadata is "format: pt" in PEFT; its readers look for no more.
         more = {"format": "pt"}
+    _check_finite(tensors)
+    if layout == "peft":
         words = json.dumps(config, indent=2, sort_keys=True)
         _replace(path.with_name("adapter_config.json"), words.encode())
     complete = {**metadata, **more}
@@ -101,6 +108,12 @@ def model_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         "sshs_model_hash": hashlib.sha256(data[header_bytes:]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(data[_LEGACY_WINDOW]).hexdigest()[:8],
     }
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise LoraNotFinite(f"{name} would hold NaN or infinity as {tensor.dtype}")
 
 
 def _replace(path: Path, data: bytes) -> None:

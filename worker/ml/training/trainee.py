@@ -114,7 +114,7 @@ class Trainee:
                 if name == "unet":
                     network.enable_gradient_checkpointing()
                 else:
-                    network.gradient_checkpointing_enable()
+                    network.activation_checkpointing_enable()
             if memory.storage != "full":
                 quantize(network, memory.storage)
         self.memory = memory

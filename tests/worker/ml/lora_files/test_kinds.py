@@ -1,6 +1,7 @@
 """ΔW of every kind, against the layers of PEFT and against convolutions run one after another."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional
 from worker.ml.lora_files.contents import sort_tensors
 from worker.ml.lora_files.modules import LohaModule, LokrModule, LoraModule, change
 
+# Written by lycoris-lora 4.1.3: the state dicts of its LoCon, LoHa and LoKr modules, plain, Tucker
+# and with magnitudes by rows (and rank-stabilised) or by columns.
+LYCORIS = Path(__file__).parents[3] / "data" / "lycoris_modules.safetensors"
 TARGETS = ("linear", "wide", "conv", "pointwise")
 
 
@@ -148,3 +152,23 @@ def test_dora_leaves_a_row_of_zeros_alone():
     weight = torch.zeros(3, 4)
     module = LoraModule(torch.zeros(2, 4), torch.zeros(3, 2), 2.0, torch.ones(3, 1))
     assert torch.equal(change(module, weight), torch.zeros(3, 4))
+
+
+def lycoris_cases():
+    """By case: a module's tensors, the weight it was made for, and that weight with it merged."""
+    cases: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(LYCORIS).items():
+        case, _, key = name.partition("/")
+        cases.setdefault(case, {})[key] = tensor
+    return cases
+
+
+@pytest.mark.parametrize("case", sorted(lycoris_cases()))
+def test_modules_made_by_lycoris_give_the_weights_that_it_merged(case):
+    tensors = lycoris_cases()[case]
+    pristine, merged = tensors.pop("pristine"), tensors.pop("merged")
+    contents = sort_tensors(tensors, {})
+    assert contents.unknown == ()
+    assert contents.layout == "kohya"
+    found = change(contents.modules["lora_unet_x"], pristine)
+    assert relative(found, (merged - pristine).flatten(1)) < 1e-5

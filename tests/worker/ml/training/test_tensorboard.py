@@ -122,7 +122,7 @@ def test_a_trainers_events_become_curves_and_pictures(tmp_path):
     picture = tmp_path / "sample.png"
     Image.new("RGB", (8, 8)).save(picture)
     listener = TensorBoardListener(tmp_path / "log")
-    empty = {**row(0, 0.0), "loss": None, "validation_loss": 0.5}
+    empty = {**row(0, 0.0), "loss": None, "prior_drift": 0.5}
     listener("metrics", {"rows": [empty]})
     listener("metrics", {"rows": [row(1, 0.4), row(2, 0.3)]})
     listener("sample", {"step": 2, "prompt": "a fox", "path": str(picture)})
@@ -132,4 +132,4 @@ def test_a_trainers_events_become_curves_and_pictures(tmp_path):
     for each in (listener, resumed):
         each.close()
     assert losses(tmp_path / "log") == {1: pytest.approx(0.4), 2: pytest.approx(0.2)}
-    assert shown(tmp_path / "log")["validation/loss", 0].simple_value == 0.5
+    assert shown(tmp_path / "log")["validation/prior_drift", 0].simple_value == 0.5

@@ -1,0 +1,1 @@
+"""Measurements that print their comparisons in one run; see README.md."""
