@@ -1,6 +1,8 @@
 """The trainer as a program: a spec in, JSON lines and LoRA files out.
 
     python -m worker.ml.training SPEC.json --output DIR [--cache DIR] [--resume]
+    python -m worker.ml.training --config dataset.toml --base-model BASE --output DIR …
+    python -m worker.ml.training --images FOLDER --base-model BASE --output DIR …
 
 Standard output carries events only, one JSON object a line (see `events`). In DIR: `checkpoints/`
 (LoRA files by step), `samples/`, `states/` (what --resume goes on from).
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from worker.ml.training import command_line
 from worker.ml.training.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -76,7 +79,7 @@ def _tensorboard(folder: Path | None, events: Events) -> Iterator[None]:
 
 
 def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> None:
-    spec = read_spec(args.spec)
+    spec = read_spec(command_line.spec_file(args, events))
     # Imported late: a bad spec is told at once, and torch takes seconds.
     import torch
 
@@ -134,7 +137,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    command_line.add_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="shared between trainings")
     parser.add_argument(
