@@ -139,7 +139,9 @@ def test_text_encoders_learn_with_the_unet(run, spec_of):
     still = {path for path, module in modules.items() if not module.delta().any()}
     # SDXL reads the first encoder one layer before its end, so nothing reaches its last one.
     last = done.training.trainee.networks["text_encoder"].config.num_hidden_layers - 1
-    assert still == {path for path in modules if f"text_encoder.text_model.encoder.layers.{last}." in path}
+    assert still == {
+        path for path in modules if f"text_encoder.text_model.encoder.layers.{last}." in path
+    }
     components = {path.partition(".")[0] for path in modules}
     assert components == {"unet", "text_encoder", "text_encoder_2"}
     assert inspect(done.training.output / "checkpoints" / f"{STEPS:08d}.safetensors").unknown == ()
