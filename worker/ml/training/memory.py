@@ -171,7 +171,7 @@ class Footprint:
         return self.quantizable + (self.parameters - self.quantizable + self.rows) * element
 
     def opened_bytes(self, storage: Storage) -> int:
-        """Of the largest weight while it is opened: its codes in two bytes each, and the product."""
+        """Of the largest weight while it is opened: its codes, widened, and their product."""
         return 0 if storage == "full" else self.largest * 2 * 2
 
 
