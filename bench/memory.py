@@ -1,4 +1,4 @@
-"""Measures what a training step of the full SDXL UNet holds at its peak, with no GPU and no weights.
+"""Measures what a training step of the full SDXL UNet holds at its peak, with no GPU or weights.
 
     python -m bench.memory [--json bench/results/memory_sdxl.json]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from app.trainings.params import TrainingParams
@@ -152,7 +152,7 @@ def main() -> None:
     args.json.parent.mkdir(parents=True, exist_ok=True)
     # A point a line, so that a change of the step is read as a change of lines.
     rows = ",\n  ".join(json.dumps(point) for point in report.pop("points"))
-    head = json.dumps(report, indent=1).rstrip("}\n")
+    head = json.dumps(report, indent=1).removesuffix("\n}")
     args.json.write_text(f'{head},\n "points": [\n  {rows}\n ]\n}}\n')
 
 
