@@ -85,6 +85,7 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
 
     from worker.ml.base_models.load import BaseModelUnavailable
     from worker.ml.training.advice import advice, describe
+    from worker.ml.training.host_memory import keep_freed_memory
     from worker.ml.training.loop import Training
     from worker.ml.training.optimisers import require_packages
     from worker.ml.training.parallel import joined_group
@@ -99,7 +100,9 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     _quiet_libraries()
     torch.manual_seed(spec.seed)
     plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
-    if plan.device.type == "cuda":
+    if plan.device.type == "cpu":
+        keep_freed_memory()
+    else:
         # TensorFloat-32 for what stays in float32, such as the VAE.
         torch.set_float32_matmul_precision("high")
     for reason in plan.reasons:

@@ -16,39 +16,40 @@ from worker.ml.training.layers import LoraLayer
 
 
 class _JoinedProjection(torch.autograd.Function):
-    """y = x Wᵀ + Σᵢ (x downᵢᵀ)(sᵢ upᵢ)ᵀ, each i adding to columns of its own; see `_LoraLinear`."""
+    """y = x Wᵀ + Σᵢ (x downᵢᵀ)(sᵢ upᵢ)ᵀ, each i adding to columns of its own; see `_LoraLinear`.
+
+    The up matrices stand along the diagonal of a larger one. Its zeros cost some arithmetic, far
+    less than W's, and save two products of three.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, scales: Any, *halves: Tensor) -> Tensor:
         count = len(scales)
         flat = values.reshape(-1, values.shape[-1])
         down = torch.cat(halves[:count]).to(flat.dtype)
-        ups = [
-            (up * scale).to(flat.dtype) for up, scale in zip(halves[count:], scales, strict=True)
-        ]
+        scaled = [up * scale for up, scale in zip(halves[count:], scales, strict=True)]
+        up = torch.block_diag(*scaled).to(flat.dtype)
         low = flat @ down.t()
         answer = flat @ weight.t()
-        rank = row = 0
-        for up in ups:
-            rows, ranks = up.shape
-            answer[:, row : row + rows].addmm_(low[:, rank : rank + ranks], up.t())
-            row, rank = row + rows, rank + ranks
-        ctx.save_for_backward(flat, low, weight, down, *ups)
+        answer.addmm_(low, up.t())
+        ctx.save_for_backward(flat, low, weight, down, up)
         ctx.scales = scales
+        ctx.sizes = [half.shape[0] for half in halves]
         return answer.view(*values.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        flat, low, weight, down, *ups = ctx.saved_tensors
+        flat, low, weight, down, up = ctx.saved_tensors
+        count = len(ctx.scales)
+        ranks, rows = ctx.sizes[:count], ctx.sizes[count:]
         gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
-        sizes, ranks = [up.shape[0] for up in ups], [up.shape[1] for up in ups]
-        parts = gradient.split(sizes, dim=1)
-        for_ups = [
-            (part.t() @ piece).float().mul_(scale)
-            for part, piece, scale in zip(parts, low.split(ranks, dim=1), ctx.scales, strict=True)
-        ]
-        for_low = torch.cat([part @ up for part, up in zip(parts, ups, strict=True)], dim=1)
+        for_low = gradient @ up
         for_downs = (for_low.t() @ flat).float().split(ranks)
+        whole = gradient.t() @ low
+        for_ups = [
+            block.split(ranks, dim=1)[number].float() * scale
+            for number, (block, scale) in enumerate(zip(whole.split(rows), ctx.scales, strict=True))
+        ]
         for_values = None
         if ctx.needs_input_grad[0]:
             for_values = gradient @ weight
@@ -100,15 +101,10 @@ def joinable(modules: Sequence[nn.Module]) -> bool:
 class JoinedAttention:
     """A processor for diffusers' `Attention` as transformer blocks of SDXL's UNet have it."""
 
-    def __init__(self, attention: Any, *, step_by_step: bool) -> None:
-        """Args:
-        step_by_step: scores, softmax and sum one after the other, which for few tokens on a
-            CPU takes less time than the fused kernel.
-        """
-        reading = [attention.to_q, attention.to_k, attention.to_v]
-        self._crosses = bool(attention.is_cross_attention)
-        self._joined = Joined(reading[1:] if self._crosses else reading)
-        self._step_by_step = step_by_step
+    def __init__(self, attention: Any) -> None:
+        reading = _reading_the_same(attention)
+        self._crosses = len(reading) == 2
+        self._joined = Joined(reading)
 
     def __call__(
         self,
@@ -126,46 +122,37 @@ class JoinedAttention:
             key, value = _heads(self._joined(encoder_hidden_states), 2, attn.heads)
         else:
             query, key, value = _heads(self._joined(hidden_states), 3, attn.heads)
-        if self._step_by_step:
-            mixed = _one_after_the_other(query, key, value, attn.scale)
-        else:
-            mixed = scaled_dot_product_attention(query, key, value, scale=attn.scale)
+        mixed = scaled_dot_product_attention(query, key, value, scale=attn.scale)
         # (B, heads, N, width of a head) → (B, N, width)
         answer: Tensor = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return answer
 
 
-def join_projections(unet: nn.Module, *, step_by_step: bool) -> int:
-    """Give the transformer blocks' attentions the processor above, where it gains something.
+def choose_attention(unet: Any, *, step_by_step: bool, join: bool) -> None:
+    """Set how the UNet's attentions compute.
 
     Args:
-        step_by_step: see `JoinedAttention`.
-
-    Returns:
-        How many attentions have it.
+        step_by_step: scores, softmax and sum one after the other, which for few tokens on a CPU
+            takes less time than the fused kernel.
+        join: project together what reads the same input, where all of it is plain LoRA.
     """
-    found = 0
-    for block in unet.modules():
-        for name in ("attn1", "attn2"):
-            attention: Any = getattr(block, name, None)
-            if attention is None:
-                continue
-            reading = [attention.to_q, attention.to_k, attention.to_v]
-            if step_by_step or joinable(reading[attention.is_cross_attention :]):
-                attention.processor = JoinedAttention(attention, step_by_step=step_by_step)
-                found += 1
-    return found
+    if step_by_step:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
+        return
+    for block in unet.modules() if join else ():
+        for attention in (getattr(block, "attn1", None), getattr(block, "attn2", None)):
+            if attention is not None and joinable(_reading_the_same(attention)):
+                attention.processor = JoinedAttention(attention)
+
+
+def _reading_the_same(attention: Any) -> list[nn.Module]:
+    """Query, key and value of a self-attention; key and value of a cross-attention."""
+    reading = [attention.to_q, attention.to_k, attention.to_v]
+    return reading[1:] if attention.is_cross_attention else reading
 
 
 def _heads(values: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
-    """(B, N, count · width) → count tensors (B, heads, N, width of a head), copied at once."""
-    apart = values.unflatten(-1, (count, heads, -1)).permute(2, 0, 3, 1, 4)
-    return apart.contiguous().unbind(0)
-
-
-def _one_after_the_other(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    batch, heads = query.shape[:2]
-    q, k, v = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-    shares = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
-    return torch.bmm(shares, v).unflatten(0, (batch, heads))
+    """(B, N, count · width) → count tensors (B, heads, N, width of a head)."""
+    return values.unflatten(-1, (count, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -129,7 +129,6 @@ class Training:
         stepper = self.trainee.stepper
 
         def gradients() -> torch.Tensor:
-            stepper.forget()
             return stepper.gradients(batches, pictures, self.trainee.memory.parts, step)
 
         loss, norm = stepper.apply(step, self._within_memory(gradients))

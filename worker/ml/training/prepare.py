@@ -104,14 +104,19 @@ def prepare(
     drawn = bool(spec.sample_prompts) and group.is_main
     kept_vae = vae().to("cpu") if drawn else None
     vae.cache_clear()
-    wordings, text_keys = _texts(spec, policy, folder, store, events, group, pause)
+    wordings, text_keys = _texts(spec, policy, folder, store, group, pause)
     bytes_ = sum(_latent_bytes(each, base.vae_scale_factor) for each in wanted)
     device = plan.cache_device(bytes_)
+    texts = None if trains_text(spec) else TextStore(store, text_keys, device)
+    if texts is not None:
+        cut = sum(any(texts[text].cut for text in each) for each in wordings)
+        if cut:
+            events.log(f"{cut} captions have over {MAX_TOKENS} tokens and are cut there", "warning")
     return Prepared(
         steps=steps,
         images=LatentStore(store, keys, device),
         wordings=wordings,
-        texts=None if trains_text(spec) else TextStore(store, text_keys, device),
+        texts=texts,
         vae=kept_vae,
     )
 
@@ -130,12 +135,10 @@ def _texts(
     policy: DevicePolicy,
     folder: Path,
     store: TensorCache,
-    events: Events,
     group: Group,
     pause: Callable[[], None],
 ) -> tuple[list[list[str]], dict[str, str]]:
     """Each image's wordings, and the keys of all that is encoded."""
-    _warn_of_long_captions(spec, policy, events)
     if trains_text(spec):
         return [], {}
     params = spec.params
@@ -172,18 +175,6 @@ def _texts(
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()
     return wordings, keys
-
-
-def _warn_of_long_captions(spec: TrainingSpec, policy: DevicePolicy, events: Events) -> None:
-    # A cheap first sieve: beside start and end, a token has at least one character.
-    long = [image.caption for image in spec.images if len(image.caption) > MAX_TOKENS - 2]
-    if not long:
-        return
-    base = spec.base_model
-    loaded = load_base_model(base.location, base.revision, policy, parts=("tokenizer",))
-    cut = sum(len(loaded.tokenizer(caption).input_ids) > MAX_TOKENS for caption in long)
-    if cut:
-        events.log(f"{cut} captions have over {MAX_TOKENS} tokens and are cut there", "warning")
 
 
 def _latent_bytes(wanted: Wanted, scale_factor: int) -> int:

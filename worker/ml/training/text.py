@@ -22,14 +22,16 @@ class TextEmbedding:
     Attributes:
         tokens: both encoders' second-to-last states side by side, (77, 2048 on SDXL).
         pooled: the second encoder's projection, (1280 on SDXL,).
+        cut: whether the text was longer than the encoders read.
     """
 
     tokens: Tensor
     pooled: Tensor
+    cut: bool = False
 
     def to(self, device: torch.device) -> "TextEmbedding":
         """The same on another device."""
-        return TextEmbedding(self.tokens.to(device), self.pooled.to(device))
+        return TextEmbedding(self.tokens.to(device), self.pooled.to(device), self.cut)
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,22 @@ class TextEncoders:
             states.append(output.hidden_states[-2])  # (B, 77, width)
         return torch.cat(states, dim=-1), output.text_embeds  # of the second encoder
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than are read."""
+        # Beside start and end, a token has at least one character.
+        if len(text) <= MAX_TOKENS - 2:
+            return False
+        ids = self.tokenizers[0](text, truncation=False, verbose=False).input_ids
+        return len(ids) > MAX_TOKENS
+
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> list[TextEmbedding]:
         """The same one by one on the CPU, in the encoders' own precision."""
         tokens, pooled = self.encode(texts)
         return [
             # Copies: a row of the batch would keep the whole batch in memory.
-            TextEmbedding(row.clone(), vector.clone())
-            for row, vector in zip(tokens.cpu(), pooled.cpu(), strict=True)
+            TextEmbedding(row.clone(), vector.clone(), self.is_cut(text))
+            for text, row, vector in zip(texts, tokens.cpu(), pooled.cpu(), strict=True)
         ]
 
 
@@ -85,7 +95,7 @@ class TextStore:
         found = self._cache.get(self._keys[text])
         if found is None:
             raise OSError(f"embedding {self._keys[text]} is gone from the cache, or damaged")
-        return TextEmbedding(found["tokens"], found["pooled"])
+        return TextEmbedding(found["tokens"], found["pooled"], bool(found["cut"]))
 
 
 def embed_texts(
@@ -120,7 +130,9 @@ def embed_texts(
             for text, embedding in zip(part, encoders().embed(part), strict=True):
                 if not torch.isfinite(embedding.tokens).all():
                     raise EmbeddingsNotFinite(f"{text!r} became NaN or infinite in an encoder")
-                cache.put(keys[text], {"tokens": embedding.tokens, "pooled": embedding.pooled})
+                cut = torch.tensor(embedding.cut)
+                stored = {"tokens": embedding.tokens, "pooled": embedding.pooled, "cut": cut}
+                cache.put(keys[text], stored)
             on_done(number)
 
     encode(lacking()[group.rank :: group.size])

@@ -24,7 +24,7 @@ from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
 from worker.ml.training.adapters import Adapters, add_adapters, base_weights, warm_start
-from worker.ml.training.attention import join_projections
+from worker.ml.training.attention import choose_attention
 from worker.ml.training.conditioning import CachedText, Conditioner, TrainedText
 from worker.ml.training.ema import RunningAverage
 from worker.ml.training.errors import SpecInvalid, WarmStartUnsuitable
@@ -177,7 +177,7 @@ def load_trainee(
         quantize(base.unet, plan.memory.storage)
         base.unet.to(plan.device)
     adapters = add_adapters(networks, params)
-    join_projections(base.unet, step_by_step=plan.plain_attention)
+    choose_attention(base.unet, step_by_step=plan.plain_attention, join=plan.device.type == "cuda")
     if spec.warm_start is not None:
         _go_on_from(Path(spec.warm_start), adapters, index, events)
     trigger, tables = _trigger(spec, encoders)
