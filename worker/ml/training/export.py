@@ -1,7 +1,7 @@
 """A checkpoint's file: kohya layout with the metadata other programs read, proven by reading it."""
 
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ def export_checkpoint(
     metadata = file_metadata(spec, prediction=prediction, step=step, epoch=epoch, steps=steps)
     written = write_kohya(path, lora, shape, metadata, torch.float16)
     _check(path, lora, index)
-    data = path.read_bytes()
-    return ExportedFile(path, sha256(data).hexdigest(), len(data), written)
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    return ExportedFile(path, digest, path.stat().st_size, written)
 
 
 def _check(path: Path, trained: Lora, index: LoraIndex) -> None:
