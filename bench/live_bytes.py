@@ -97,7 +97,7 @@ class FusedAttention(torch.autograd.Function):
         dots = torch.empty_like(sums)
         found = tuple(torch.empty_like(tensor) for tensor in (query, key, value))
         del summed, dots
-        return found
+        return found[0], found[1], found[2]
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

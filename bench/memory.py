@@ -123,13 +123,15 @@ def meta_unet(config: dict[str, Any]) -> Any:
 
 def settings() -> list[Setting]:
     """All that are measured."""
-    found: list[Setting] = []
-    for storage, batches in (("full", (1, 2, 4, 8)), ("int8", (1, 4))):
-        for each in product(
-            (512, 768, 1024), batches, (16, 32), ("attention", "full"), (False, True)
-        ):
-            found.append(Setting(*each, storage))
-    return found
+    targets: tuple[Target, ...] = ("attention", "full")
+    grid: list[tuple[Storage, tuple[int, ...]]] = [("full", (1, 2, 4, 8)), ("int8", (1, 4))]
+    return [
+        Setting(resolution, batch, rank, target, checkpointing, storage)
+        for storage, batches in grid
+        for resolution, batch, rank, target, checkpointing in product(
+            (512, 768, 1024), batches, (16, 32), targets, (False, True)
+        )
+    ]
 
 
 def main() -> None:
