@@ -156,6 +156,9 @@ class Settings(BaseSettings):
     training_state_seconds: float = Field(
         default=120, gt=0, description="How often a training saves a state it can go on from."
     )
+    training_processes: int = Field(
+        default=1, ge=1, le=64, description="Devices that one training uses together."
+    )
     torch_threads: int = Field(
         default=0, ge=0, le=256, description="CPU threads of a worker's maths; 0 leaves it be."
     )

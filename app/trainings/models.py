@@ -39,6 +39,8 @@ class TrainingMetric(Base):
     epoch: Mapped[int] = mapped_column(Integer)
     loss: Mapped[float | None]
     validation_loss: Mapped[float | None]
+    base_validation_loss: Mapped[float | None]
+    prior_drift: Mapped[float | None]
     lr: Mapped[float | None]
     grad_norm: Mapped[float | None]
     images_per_second: Mapped[float | None]
@@ -59,6 +61,8 @@ class Checkpoint(CreatedAt, Base):
     epoch: Mapped[int] = mapped_column(Integer)
     step: Mapped[int] = mapped_column(Integer)
     validation_loss: Mapped[float | None]
+    base_validation_loss: Mapped[float | None]
+    prior_drift: Mapped[float | None]
     recommended: Mapped[bool] = mapped_column(default=False)
     object_key: Mapped[str] = mapped_column(String(300))
     sha256: Mapped[str] = mapped_column(String(64))

@@ -20,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class BlockParams(_Strict):
-    """What differs for a part of the networks; the last block that matches a module counts."""
+    """What differs for a part of the networks; a later block's values go over an earlier one's."""
 
     # Start of the modules' paths, e.g. `unet.down_blocks.2`, `unet.mid_block`, `text_encoder`.
     match: str = Field(pattern=r"^(unet|text_encoder|text_encoder_2)(\.[A-Za-z0-9_]+)*$")

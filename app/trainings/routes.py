@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from app.catalog import BaseModelEntry
 from app.database import JsonObject
 from app.jobs import service as jobs
 from app.jobs.kind_routes import add_job_routes
@@ -17,7 +18,7 @@ from app.storage import ObjectStore
 from app.trainings import service
 from app.trainings.models import Checkpoint
 from app.trainings.params import TrainingParams
-from app.trainings.presets import PRESETS, resolve
+from app.trainings.presets import PRESETS, Preset, resolve
 from app.trainings.schemas import (
     CheckpointRead,
     CheckpointsRead,
@@ -136,20 +137,35 @@ def get_spec(training_id: str, account: TrainingsAccount, session: SessionDep) -
 def list_presets(
     account: TrainingsAccount,  # noqa: ARG001 (only asks for a key)
     base_model: Annotated[str | None, Query(max_length=64)] = None,
+    images: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=1_000_000,
+            description="For so many images; without it, the fewest each is made for",
+        ),
+    ] = None,
 ) -> PresetsRead:
-    """Every preset with all its values on a base model."""
+    """Every preset with all its values on a base model, for a number of images."""
     entry = service.offered_base_model(base_model)
     return PresetsRead(
         data=[
-            PresetRead(
-                **preset.model_dump(exclude={"params"}),
-                base_model=entry.id,
-                params=resolve(preset.id, entry, TrainingParams(), 0).model_copy(
-                    update={"seed": None}
-                ),
-            )
-            for preset in PRESETS.values()
+            _read_preset(preset, entry, images or preset.images_from) for preset in PRESETS.values()
         ]
+    )
+
+
+def _read_preset(preset: Preset, base_model: BaseModelEntry, images: int) -> PresetRead:
+    params = resolve(preset.id, base_model, TrainingParams(), 0, images=images)
+    return PresetRead(
+        id=preset.id,
+        title=preset.title,
+        images_from=preset.images_from,
+        images_to=preset.images_to,
+        base_model=base_model.id,
+        images=images,
+        passes=params.num_repeats * params.epochs,
+        params=params.model_copy(update={"seed": None}),
     )
 
 
@@ -163,6 +179,7 @@ def _read(session: Session, job: Job) -> TrainingRead:
         preset=detail.preset,
         params=detail.spec["params"],
         warnings=detail.warnings,
+        from_lora=(detail.spec.get("warm_start") or {}).get("lora"),
         retry_of=detail.retry_of,
         lora=service.published_lora(session, job.id),
     )
@@ -174,6 +191,8 @@ def _read_checkpoint(store: ObjectStore, row: Checkpoint) -> CheckpointRead:
         epoch=row.epoch,
         step=row.step,
         validation_loss=row.validation_loss,
+        base_validation_loss=row.base_validation_loss,
+        prior_drift=row.prior_drift,
         recommended=row.recommended,
         sha256=row.sha256,
         bytes=row.bytes,

@@ -23,6 +23,8 @@ class TrainingCreate(BaseModel):
     # Only what differs from the preset.
     params: TrainingParams = TrainingParams()
     sample_prompts: list[SamplePrompt] = Field(default_factory=list, max_length=8)
+    # A LoRA of this account, by id or name, to go on from instead of starting at nothing.
+    from_lora: str | None = Field(default=None, min_length=1, max_length=200)
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
@@ -33,6 +35,8 @@ class TrainingRead(JobRead):
     preset: str
     params: dict[str, Any]
     warnings: list[str]
+    # The LoRA that it went on from.
+    from_lora: str | None
     retry_of: str | None
     # The LoRA published when the training succeeded.
     lora: str | None
@@ -43,6 +47,10 @@ class MetricRead(BaseModel):
     epoch: int
     loss: float | None
     validation_loss: float | None
+    # Of the base alone on the same pictures.
+    base_validation_loss: float | None
+    # How far generic prompts moved: 0 is not at all, 1 as much as the prediction itself.
+    prior_drift: float | None
     lr: float | None
     grad_norm: float | None
     images_per_second: float | None
@@ -68,6 +76,10 @@ class CheckpointRead(BaseModel):
     epoch: int
     step: int
     validation_loss: float | None
+    # Of the base alone on the same pictures.
+    base_validation_loss: float | None
+    # How far generic prompts moved: 0 is not at all, 1 as much as the prediction itself.
+    prior_drift: float | None
     recommended: bool
     sha256: str
     bytes: int
@@ -92,6 +104,10 @@ class PresetRead(BaseModel):
     images_from: int
     images_to: int | None
     base_model: str
+    # So many images are what `num_repeats` and `epochs` are for; the fewer, the larger they are.
+    images: int
+    # How often a run shows each of them: `num_repeats` × `epochs`.
+    passes: int
     params: TrainingParams
 
 

@@ -117,6 +117,7 @@ def trainer(
     *,
     state_every_seconds: float,
     cpu_threads: int,
+    processes: int,
     resume: bool,
 ) -> Iterator[TrainerProcess]:
     """Start the trainer on a spec; whatever happens, it is gone when the block ends."""
@@ -124,7 +125,9 @@ def trainer(
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        "--num_processes=1",
+        f"--num_processes={processes}",
+        # Its name for several processes, whatever the devices are.
+        *(["--multi_gpu"] if processes > 1 else []),
         "--num_machines=1",
         "--mixed_precision=no",
         f"--num_cpu_threads_per_process={cpu_threads}",

@@ -1,5 +1,6 @@
 """Training: inputs down, the trainer as a child, its news into rows, its files up."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 # Latents and text embeddings under the hash of what they were made from, shared by all trainings.
 LATENT_CACHE = "training"
 SAMPLE_STEPS = 20
+# What the trainer measures at a checkpoint.
+MEASURED = ("validation_loss", "base_validation_loss", "prior_drift")
+IMAGE_FIELDS = ("sha256", "width", "height", "caption", "repeats")
+WARM_START_FILE = "warm_start.safetensors"
 
 
 @dataclass
@@ -61,6 +66,7 @@ def run(context: JobContext) -> Callable[[Session], None]:
         state_every_seconds=settings.training_state_seconds,
         # More threads wait for one another longer than they help on networks that fit a CPU.
         cpu_threads=settings.torch_threads or 1,
+        processes=settings.training_processes,
         resume=state is not None,
     ) as process:
         _listen(running, process, settings.graceful_stop_seconds)
@@ -98,8 +104,9 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
         images.append(
             {
                 "path": str(path),
-                **{name: image[name] for name in ("sha256", "width", "height", "caption")},
-                "repeats": image["repeats"],
+                **{name: image[name] for name in IMAGE_FIELDS},
+                # Specs that were frozen before there were class pictures do not say.
+                "regularization": image.get("regularization", False),
             }
         )
         context.progress(0.0, stage="download", step=number + 1, total_steps=len(spec["images"]))
@@ -113,6 +120,7 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
             "native_resolution": entry.native_resolution,
         },
         "images": images,
+        "warm_start": _fetch_warm_start(context, spec.get("warm_start")),
         "sample_prompts": spec["sample_prompts"],
         "sample_steps": min(SAMPLE_STEPS, entry.generation.steps),
         "sample_guidance_scale": entry.generation.guidance_scale,
@@ -122,6 +130,26 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
     path = context.folder / "spec.json"
     path.write_text(json.dumps(local))
     return path
+
+
+def _fetch_warm_start(context: JobContext, lora: JsonObject | None) -> str | None:
+    """The LoRA file to go on from, beside the spec, checked by its hash; its name."""
+    if lora is None:
+        return None
+    path = context.folder / WARM_START_FILE
+    try:
+        get_store().get_file(lora["object_key"], path)
+    except NotFound as error:
+        raise JobInputMissing(f"The LoRA {lora['lora']} is gone") from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != lora["sha256"]:
+        raise TrainingFailed(
+            "storage_corrupt",
+            f"{lora['lora']} reads back from storage with another hash",
+            retryable=True,
+        )
+    return path.name
 
 
 def _listen(running: _Run, process: TrainerProcess, patience_seconds: float) -> None:
@@ -157,7 +185,10 @@ def _on_progress(running: _Run, event: JsonObject) -> None:
 
 
 def _on_metrics(running: _Run, event: JsonObject) -> None:
-    """One write a batch of steps; a resumed attempt writes the same steps again."""
+    """One write a batch of steps; a resumed attempt writes the same steps again.
+
+    A step's loss and its validation come one after the other, so neither erases the other.
+    """
     claim = running.context.claim
     names = [
         column.name for column in TrainingMetric.__table__.columns if column.name != "training_id"
@@ -174,7 +205,11 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
         session.execute(
             statement.on_conflict_do_update(
                 index_elements=["training_id", "step"],
-                set_={name: statement.excluded[name] for name in names if name != "step"},
+                set_={
+                    name: func.coalesce(statement.excluded[name], TrainingMetric.__table__.c[name])
+                    for name in names
+                    if name != "step"
+                },
             )
         )
         events.append(session, claim.job_id, "metrics", {"metrics": event["rows"]})
@@ -204,7 +239,7 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
     get_store().put_file(key, Path(event["path"]), "application/octet-stream")
     values: dict[str, Any] = {
         "epoch": event["epoch"],
-        "validation_loss": event["validation_loss"],
+        **{name: event[name] for name in MEASURED},
         "object_key": key,
         "sha256": event["sha256"],
         "bytes": event["bytes"],
@@ -220,7 +255,7 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
             )
             .on_conflict_do_update(index_elements=["training_id", "step"], set_=values)
         )
-        payload = {name: event[name] for name in ("step", "epoch", "validation_loss", "sha256")}
+        payload = {name: event[name] for name in ("step", "epoch", "sha256", *MEASURED)}
         events.append(session, claim.job_id, "checkpoint", payload)
 
 

@@ -27,7 +27,14 @@ def train(
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="A training parameter as NAME=VALUE, e.g. rank=16; repeat for several."),
+        typer.Option(
+            help="A training parameter as NAME=VALUE, e.g. rank=16; VALUE is JSON, or else text; "
+            "repeat for several."
+        ),
+    ] = None,
+    from_lora: Annotated[
+        str | None,
+        typer.Option(help="A LoRA to go on from, by id or name; without it, from nothing."),
     ] = None,
     caption_template: Annotated[
         str | None,
@@ -65,6 +72,8 @@ def train(
     request["sample_prompts"] = sample_prompt or []
     if base_model is not None:
         request["base_model"] = base_model
+    if from_lora is not None:
+        request["from_lora"] = from_lora
     console = Console(highlight=False)
     with (
         tempfile.TemporaryDirectory() as scratch,

@@ -1,15 +1,17 @@
 """The adapter bank: bring a base model to exactly the wanted set of LoRAs, and back to the bit.
 
-Merged mode: W = W0 + Σ wᵢ · (alphaᵢ / rankᵢ) · upᵢ @ downᵢ, always from the pristine W0. Merging
-and un-merging in place would drift with every switch; here a module outside the set gets its
-own bits back. Weights change by in-place copy only, so compiled graphs and pointers stay valid.
+Merged mode: W = W0 + Σ wᵢ · changeᵢ(W0), always from the pristine W0; of a plain LoRA the change is
+(alpha / rank) · up @ down. Merging and un-merging in place would drift with every switch; here a
+module outside the set gets its own bits back. Weights change by in-place copy only, so compiled
+graphs and pointers stay valid.
 """
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from worker.ml.inference.errors import (
 )
 from worker.ml.lora_files.errors import LoraFileError
 from worker.ml.lora_files.index import LoraIndex
-from worker.ml.lora_files.modules import Lora, LoraModule
+from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule, change, with_tensors
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import adaptable_modules
 
@@ -117,9 +119,9 @@ class AdapterBank:
         """Keep a parsed LoRA under its file's hash.
 
         Raises:
-            LoraShapeMismatch: a pair's ΔW does not have its module's shape.
+            LoraShapeMismatch: a module's ΔW, or its magnitudes, do not fit the base's weight.
         """
-        matched: dict[str, LoraModule] = {}
+        matched: dict[str, AdapterModule] = {}
         foreign = list(unmatched)
         for path, module in lora.modules.items():
             target = self._modules.get(path)
@@ -127,8 +129,10 @@ class AdapterBank:
                 foreign.append(path)
                 continue
             _check_shape(path, module, target)
-            matched[path] = _pinned(module) if _on_cuda(target) else module
-        banked = BankedLora(sha256, Lora(matched, lora.metadata), tuple(foreign))
+            if _on_cuda(target):
+                module = with_tensors(module, Tensor.pin_memory)
+            matched[path] = module
+        banked = BankedLora(sha256, replace(lora, modules=matched), tuple(foreign))
         self._kept[sha256] = banked
         self._kept.move_to_end(sha256)
         # The newest stays even when it alone is over the limit: it is about to be used.
@@ -147,7 +151,7 @@ class AdapterBank:
             LoraMatchesNothing: a LoRA changes no module; the base stays as it was.
         """
         reports = tuple(_report(banked, weight) for banked, weight in wanted)
-        by_path: dict[str, list[tuple[str, float, LoraModule]]] = {}
+        by_path: dict[str, list[tuple[str, float, AdapterModule]]] = {}
         for banked, weight in sorted(wanted, key=lambda pair: (pair[0].sha256, pair[1])):
             if weight != 0.0:
                 for path, module in banked.lora.modules.items():
@@ -167,7 +171,7 @@ class AdapterBank:
             del self._applied[path]
         return Activation(reports, written)
 
-    def _write(self, path: str, terms: list[tuple[float, LoraModule]]) -> None:
+    def _write(self, path: str, terms: list[tuple[float, AdapterModule]]) -> None:
         weight = self._modules[path].weight
         assert isinstance(weight, Tensor)
         if path not in self._pristine:
@@ -176,15 +180,30 @@ class AdapterBank:
         if not terms:
             weight.copy_(pristine, non_blocking=True)
             return
-        # All pairs side by side make one pair: one product, summed in float32 and cast once.
-        up, down = [], []
+        start = _to(pristine, weight)
+        merged = _with_pairs(start, terms)  # (out, in · kh · kw)
         for lora_weight, module in terms:
-            factor = lora_weight * module.scale
-            up.append(_to(module.up, weight).flatten(1) * factor)  # (out, rank)
-            down.append(_to(module.down, weight).flatten(1))  # (rank, in · kh · kw)
-        start = _to(pristine, weight).flatten(1)  # (out, in · kh · kw)
-        merged = torch.addmm(start, torch.cat(up, dim=1), torch.cat(down, dim=0))
+            if not _is_pair(module):
+                there = with_tensors(module, lambda tensor: _to(tensor, weight))
+                merged = merged + lora_weight * change(there, start)
         weight.copy_(merged.view_as(weight))
+
+
+def _is_pair(module: AdapterModule) -> TypeGuard[LoraModule]:
+    """Whether the change is one product of two matrices, whatever W0 is."""
+    return isinstance(module, LoraModule) and module.mid is None and module.dora_scale is None
+
+
+def _with_pairs(start: Tensor, terms: list[tuple[float, AdapterModule]]) -> Tensor:
+    """W0 and the plain pairs, flattened; side by side these make one pair, and one product."""
+    up, down = [], []
+    for lora_weight, module in terms:
+        if _is_pair(module):
+            factor = lora_weight * module.scale
+            up.append(_to(module.up, start).flatten(1) * factor)  # (out, rank)
+            down.append(_to(module.down, start).flatten(1))  # (rank, in · kh · kw)
+    flat = start.flatten(1)
+    return torch.addmm(flat, torch.cat(up, dim=1), torch.cat(down, dim=0)) if up else flat
 
 
 def _report(banked: BankedLora, weight: float) -> LoraReport:
@@ -197,19 +216,24 @@ def _report(banked: BankedLora, weight: float) -> LoraReport:
     return LoraReport(banked.sha256, weight, tuple(banked.lora.modules), banked.unmatched)
 
 
-def _check_shape(path: str, module: LoraModule, target: nn.Module) -> None:
-    """Up (out, rank, …) @ down (rank, in, …) must give the module's weight, flattened."""
+def _check_shape(path: str, module: AdapterModule, target: nn.Module) -> None:
+    """A module's ΔW must have its weight's size, and magnitudes be one a row or a column."""
     weight = target.weight
     assert isinstance(weight, Tensor)
     rows, columns = weight.flatten(1).shape
-    fits = module.up.flatten(1).shape == (rows, module.rank) and module.down.flatten(1).shape == (
-        module.rank,
-        columns,
-    )
-    if not fits:
+    matrices = {name: tuple(tensor.shape) for name, tensor in module.tensors().items()}
+    if module.matrix_shape != (rows, columns):
         raise LoraShapeMismatch(
-            f"{path}: up {tuple(module.up.shape)} and down {tuple(module.down.shape)} do not make "
-            f"a weight of shape {tuple(weight.shape)}"
+            f"{path}: {matrices} do not make a weight of shape {tuple(weight.shape)}"
+        )
+    scale = module.dora_scale
+    if scale is None:
+        return
+    ones = [1] * (scale.ndim - 2)
+    if tuple(scale.shape) not in ((rows, 1, *ones), (1, weight.shape[1], *ones)):
+        raise LoraShapeMismatch(
+            f"{path}: magnitudes of shape {tuple(scale.shape)} fit neither the rows nor the "
+            f"columns of a weight of shape {tuple(weight.shape)}"
         )
 
 
@@ -234,7 +258,3 @@ def _copy_of_pristine(weight: Tensor) -> Tensor:
 def _on_cuda(target: nn.Module) -> bool:
     weight = target.weight
     return isinstance(weight, Tensor) and weight.device.type == "cuda"
-
-
-def _pinned(module: LoraModule) -> LoraModule:
-    return LoraModule(module.down.pin_memory(), module.up.pin_memory(), module.alpha)

@@ -33,3 +33,9 @@ class LoraVariantUnsupported(LoraFileError):
     """A kind of adapter that is not applied yet, and never silently left out."""
 
     code = "lora_variant_unsupported"
+
+
+class LoraLayoutUnsupported(LoraFileError):
+    """The layout to be written has no way to say what the LoRA does."""
+
+    code = "lora_layout_unsupported"

@@ -5,8 +5,9 @@ Every kind answers `change(W0)`: what is added to the pristine weight at strengt
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ class AdapterModule(ABC):
     def rank(self) -> int:
         """What alpha is divided by."""
 
+    @property
+    @abstractmethod
+    def matrix_shape(self) -> tuple[int, int]:
+        """(out, in · kh · kw) of the weight it changes, read off its matrices."""
+
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
         """Its matrices by their endings in kohya's layout, without alpha and dora_scale."""
@@ -47,6 +53,20 @@ class AdapterModule(ABC):
         """Bytes of all its tensors."""
         dora = 0 if self.dora_scale is None else self.dora_scale.nbytes
         return dora + sum(tensor.nbytes for tensor in self.tensors().values())
+
+
+AnyModule = TypeVar("AnyModule", bound=AdapterModule)
+
+
+def with_tensors(module: AnyModule, convert: Callable[[Tensor], Tensor]) -> AnyModule:
+    """The same module with each of its tensors converted, e.g. to another device."""
+    # Every kind is a dataclass, which the base class cannot say.
+    instance: Any = module
+    values = {entry.name: getattr(module, entry.name) for entry in fields(instance)}
+    converted = {
+        name: convert(value) for name, value in values.items() if isinstance(value, Tensor)
+    }
+    return replace(instance, **converted)
 
 
 def change(module: AdapterModule, weight: Tensor) -> Tensor:
@@ -68,6 +88,8 @@ def change(module: AdapterModule, weight: Tensor) -> Tensor:
     kept = 0 if by_rows else 1
     others = [axis for axis in range(moved.ndim) if axis != kept]
     norm = moved.square().sum(dim=others, keepdim=True).sqrt()
+    # A row of zeros stays one; without a floor it would become NaN.
+    norm = norm.clamp_min(torch.finfo(norm.dtype).eps)
     shape = [-1 if axis == kept else 1 for axis in range(moved.ndim)]
     return (moved * (scale.reshape(shape) / norm) - pristine).flatten(1)
 
@@ -93,6 +115,11 @@ class LoraModule(AdapterModule):
         """Columns of `up`, rows of `down`."""
         return int(self.down.shape[0])
 
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        kernel = 1 if self.mid is None else self.mid.shape[2:].numel()
+        return int(self.up.shape[0]), self.down.shape[1:].numel() * kernel
+
     def tensors(self) -> Mapping[str, Tensor]:
         found = {"lora_down.weight": self.down, "lora_up.weight": self.up}
         if self.mid is not None:
@@ -103,8 +130,7 @@ class LoraModule(AdapterModule):
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
         if self.mid is None:
             return self.scale * up @ down
-        product = torch.einsum("or,rskl,si->oikl", up, self.mid.float(), down)
-        return self.scale * product.flatten(1)
+        return torch.einsum("or,rskl,si->oikl", self.scale * up, self.mid.float(), down).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -130,6 +156,10 @@ class LohaModule(AdapterModule):
         """Rows of `w1_b`."""
         return int(self.w1_b.shape[0])
 
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        return _half_shape(self.w1_a, self.w1_b, self.t1)
+
     def tensors(self) -> Mapping[str, Tensor]:
         found = {
             "hada_w1_a": self.w1_a,
@@ -142,9 +172,10 @@ class LohaModule(AdapterModule):
         return found
 
     def delta(self) -> Tensor:
-        first = _half(self.w1_a, self.w1_b, self.t1)
+        # The scale goes into a small factor: a pass over ΔW costs more than all else.
+        first = _half(self.w1_a.float() * self.scale, self.w1_b, self.t1)
         second = _half(self.w2_a, self.w2_b, self.t2)
-        return self.scale * (first * second).flatten(1)
+        return (first * second).flatten(1)
 
 
 def _half(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
@@ -152,6 +183,12 @@ def _half(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
         return a.float() @ b.float()
     # LyCORIS stores both factors of a Tucker product with the rank first.
     return torch.einsum("rskl,si,ro->oikl", core.float(), b.float(), a.float())
+
+
+def _half_shape(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, int]:
+    if core is None:
+        return int(a.shape[0]), int(b.shape[1])
+    return int(a.shape[1]), int(b.shape[1]) * core.shape[2:].numel()
 
 
 @dataclass(frozen=True)
@@ -190,6 +227,25 @@ class LokrModule(AdapterModule):
             return 1.0
         return self.alpha / self.rank
 
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        rows, columns = self._first_shape
+        if self.w2 is not None:
+            return rows * int(self.w2.shape[0]), columns * self.w2.shape[1:].numel()
+        assert self.w2_a is not None, "a factor is whole or a product"
+        assert self.w2_b is not None, "a factor is whole or a product"
+        below, beside = _half_shape(self.w2_a, self.w2_b, self.t2)
+        return rows * below, columns * beside
+
+    @property
+    def _first_shape(self) -> tuple[int, int]:
+        """(out₁, in₁) of the first factor."""
+        if self.w1 is not None:
+            return int(self.w1.shape[0]), int(self.w1.shape[1])
+        assert self.w1_a is not None, "a factor is whole or a product"
+        assert self.w1_b is not None, "a factor is whole or a product"
+        return _half_shape(self.w1_a, self.w1_b, None)
+
     def tensors(self) -> Mapping[str, Tensor]:
         named = {
             "lokr_w1": self.w1,
@@ -203,12 +259,11 @@ class LokrModule(AdapterModule):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def delta(self) -> Tensor:
-        first, second = self._first(), self._second()
+        first, second = self._first() * self.scale, self._second()
         while first.ndim < second.ndim:
             first = first.unsqueeze(-1)
         # Contiguous, as kron reads a factor's memory in the order of its strides.
-        product = torch.kron(first.contiguous(), second.contiguous())
-        return self.scale * product.flatten(1)
+        return torch.kron(first.contiguous(), second.contiguous()).flatten(1)
 
     def _first(self) -> Tensor:
         if self.w1 is not None:

@@ -5,11 +5,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from worker.ml.lora_files.contents import Contents, sort_tensors
 from worker.ml.lora_files.errors import LoraFileInvalid
 from worker.ml.lora_files.header import HeaderLimits, read_header
 from worker.ml.lora_files.index import LoraIndex
-from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.pairs import Pairs, sort_pairs
+from worker.ml.lora_files.modules import AdapterModule, Lora
 
 
 def read_lora(
@@ -26,10 +26,10 @@ def read_lora(
     Raises:
         LoraFileError: see `worker.ml.lora_files.errors`; the message names what and where.
     """
-    pairs, metadata = read_pairs(path, limits)
-    modules = {}
-    unmatched = list(pairs.unknown)
-    for name, module in pairs.modules.items():
+    contents, metadata = read_contents(path, limits)
+    modules: dict[str, AdapterModule] = {}
+    unmatched = list(contents.unknown)
+    for name, module in contents.modules.items():
         canonical = index.find(name)
         if canonical is None:
             unmatched.append(name)
@@ -37,11 +37,14 @@ def read_lora(
             raise LoraFileInvalid(f"{name}: the file changes {canonical} twice")
         else:
             modules[canonical] = module
-    return Lora(modules, metadata), tuple(unmatched)
+    lora = Lora(modules, metadata, contents.embeddings, contents.trigger)
+    return lora, tuple(unmatched)
 
 
-def read_pairs(path: Path, limits: HeaderLimits | None = None) -> tuple[Pairs, dict[str, str]]:
-    """A file's pairs under the names it gives them, and its metadata.
+def read_contents(
+    path: Path, limits: HeaderLimits | None = None
+) -> tuple[Contents, dict[str, str]]:
+    """A file's modules under the names it gives them, and its metadata.
 
     Raises:
         LoraFileError: as for `read_lora`.
@@ -52,4 +55,4 @@ def read_pairs(path: Path, limits: HeaderLimits | None = None) -> tuple[Pairs, d
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise LoraFileInvalid(f"not a sound safetensors file: {error}") from error
-    return sort_pairs(tensors, header.metadata), header.metadata
+    return sort_tensors(tensors, header.metadata), header.metadata

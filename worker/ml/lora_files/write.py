@@ -1,31 +1,74 @@
-"""Write a LoRA in kohya layout, which web UIs and ComfyUI load unchanged."""
+"""Write a LoRA to a file: in kohya's layout, which web UIs load, in diffusers' or in PEFT's."""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from worker.ml.lora_files.errors import LoraNotFinite
+from worker.ml.lora_files.layouts import (
+    WrittenLayout,
+    diffusers_tensors,
+    kohya_tensors,
+    peft_tensors,
+)
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.names import UnetShape, kohya_prefix
+from worker.ml.lora_files.names import UnetShape
 
 # sd-scripts' first kind of hash reads this window of a file and keeps eight digits.
 _LEGACY_WINDOW = slice(0x100000, 0x110000)
 
 
-def kohya_tensors(lora: Lora, shape: UnetShape, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A LoRA's tensors under kohya's names; `.alpha` is a scalar."""
-    tensors: dict[str, Tensor] = {}
-    for path, module in sorted(lora.modules.items()):
-        prefix = kohya_prefix(path, shape)
-        tensors[f"{prefix}.lora_down.weight"] = module.down.to(dtype).contiguous()
-        tensors[f"{prefix}.lora_up.weight"] = module.up.to(dtype).contiguous()
-        tensors[f"{prefix}.alpha"] = torch.tensor(module.alpha, dtype=dtype)
-    return tensors
+def write_lora(
+    path: Path,
+    lora: Lora,
+    shape: UnetShape,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = torch.float16,
+    layout: WrittenLayout = "kohya",
+) -> dict[str, str]:
+    """Write a file that appears only when it is whole and on the disk.
+
+    In the `peft` layout `adapter_config.json` comes beside it, without which PEFT reads nothing;
+    PEFT wants the two in a folder of their own, the file named `adapter_model.safetensors`.
+
+    Args:
+        shape: of the base's UNet, for kohya's names.
+        metadata: without the hashes, which are added here.
+        dtype: of the matrices; magnitudes and token vectors are float32.
+
+    Returns:
+        The metadata as written.
+
+    Raises:
+        LoraLayoutUnsupported: the layout cannot express the LoRA.
+        LoraNotFinite: a value is NaN, infinite, or too large for `dtype`. In either case nothing
+            is written.
+    """
+    more: dict[str, str] = {}
+    config: dict[str, Any] = {}
+    if layout == "kohya":
+        tensors = kohya_tensors(lora, shape, dtype)
+    elif layout == "diffusers":
+        tensors, more = diffusers_tensors(lora, dtype)
+    else:
+        tensors, config = peft_tensors(lora, dtype)
+        # The file's own metadata is "format: pt" in PEFT; its readers look for no more.
+        more = {"format": "pt"}
+    _check_finite(tensors)
+    if layout == "peft":
+        words = json.dumps(config, indent=2, sort_keys=True)
+        _replace(path.with_name("adapter_config.json"), words.encode())
+    complete = {**metadata, **more}
+    complete |= model_hashes(tensors, complete)
+    _replace(path, serialise(tensors, complete))
+    return complete
 
 
 def write_kohya(
@@ -35,25 +78,8 @@ def write_kohya(
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float16,
 ) -> dict[str, str]:
-    """Write a file that appears only when it is whole and on the disk.
-
-    Args:
-        metadata: without the hashes, which are added here.
-
-    Returns:
-        The metadata as written.
-    """
-    tensors = kohya_tensors(lora, shape, dtype)
-    complete = {**metadata, **model_hashes(tensors, metadata)}
-    data = serialise(tensors, complete)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
-    return complete
+    """`write_lora` in kohya's layout."""
+    return write_lora(path, lora, shape, metadata, dtype)
 
 
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -82,6 +108,22 @@ def model_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         "sshs_model_hash": hashlib.sha256(data[header_bytes:]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(data[_LEGACY_WINDOW]).hexdigest()[:8],
     }
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise LoraNotFinite(f"{name} would hold NaN or infinity as {tensor.dtype}")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The trainer as a program: a spec in, JSON lines and LoRA files out.
 
     python -m worker.ml.training SPEC.json --output DIR [--cache DIR] [--resume]
+    python -m worker.ml.training --config dataset.toml --base-model BASE --output DIR …
+    python -m worker.ml.training --images FOLDER --base-model BASE --output DIR …
 
 Standard output carries events only, one JSON object a line (see `events`). In DIR: `checkpoints/`
 (LoRA files by step), `samples/`, `states/` (what --resume goes on from).
@@ -20,8 +22,11 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from worker.ml.training import command_line
 from worker.ml.training.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -45,7 +50,8 @@ def main() -> int:
     if args.stop_on_stdin_eof:
         threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
     try:
-        _train(args, events, stop)
+        with _tensorboard(args.tensorboard, events):
+            _train(args, events, stop)
     except Stopped as stopped:
         events.send("stopped", step=stopped.step)
         return EXIT_STOPPED
@@ -60,18 +66,30 @@ def main() -> int:
     return 0
 
 
+@contextmanager
+def _tensorboard(folder: Path | None, events: Events) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    from worker.ml.training.tensorboard import TensorBoardListener
+
+    with closing(TensorBoardListener(folder)) as listener:
+        events.hear(listener)
+        yield
+
+
 def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> None:
-    spec = read_spec(args.spec)
+    spec = read_spec(command_line.spec_file(args, events))
     # Imported late: a bad spec is told at once, and torch takes seconds.
     import torch
 
     from worker.ml.base_models.load import BaseModelUnavailable
-    from worker.ml.training.advice import describe, without_effect
+    from worker.ml.training.advice import advice, describe
     from worker.ml.training.loop import Training
     from worker.ml.training.optimisers import require_packages
     from worker.ml.training.parallel import joined_group
     from worker.ml.training.plan import make_plan
-    from worker.ml.training.prepare import prepare
+    from worker.ml.training.prepare import count_steps, prepare
 
     def pause() -> None:
         if stop.is_set():
@@ -86,14 +104,15 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
         torch.set_float32_matmul_precision("high")
     for reason in plan.reasons:
         events.log(reason)
-    for warning in without_effect(spec):
-        events.log(warning, "warning")
     args.output.mkdir(parents=True, exist_ok=True)
     try:
         with joined_group() as group:
             cache = args.cache or args.output / "cache"
-            prepared = prepare(spec, plan, cache, events, group, pause)
-            events.log(describe(prepared.steps, spec.params, group.size))
+            steps = count_steps(spec, group)
+            events.log(describe(steps, spec.params, group.size))
+            for warning in advice(spec, steps):
+                events.log(warning, "warning")
+            prepared = prepare(spec, plan, steps, cache, events, group, pause)
             Training(
                 spec=spec,
                 # Of what it says, not of where its files lie: another worker lays them elsewhere.
@@ -118,9 +137,12 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    command_line.add_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="shared between trainings")
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write curves and samples for TensorBoard"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from DIR's newest state")
     parser.add_argument("--state-every-seconds", type=float, default=120.0, metavar="N")
     parser.add_argument(

@@ -174,14 +174,9 @@ def warm_start(adapters: Adapters, stored: Lora) -> list[str]:
 
 def base_weights(network: nn.Module) -> dict[str, Tensor]:
     """The frozen weights under the names they had before the layers were put on."""
-    trained = {
-        f"{name}.{key}"
-        for name, layer in network.named_modules()
-        if isinstance(layer, Adapted)
-        for key, _ in layer.named_parameters(recurse=False)
-    }
+    trained = {name for name, weight in network.named_parameters() if weight.requires_grad}
     return {
-        name.replace(".base.", "."): tensor
+        name.replace(".base.", ".").replace(".table.", "."): tensor
         for name, tensor in network.state_dict().items()
         if name not in trained
     }

@@ -1,8 +1,17 @@
-"""What a person should know before the first step: what will happen, and what has no effect."""
+"""What a person should know before the first step: what will happen, and what has no effect.
 
-from app.trainings.arithmetic import MIN_IMAGES_TO_ROTATE, StepPlan
+The sentences are `app.trainings.advice`'s, which the API shows too.
+"""
+
+from pathlib import PurePath
+
+from app.trainings.advice import advise
+from app.trainings.arithmetic import StepPlan
 from app.trainings.params import TrainingParams
-from worker.ml.training.spec import TrainingSpec
+from app.trainings.planned import Picture, Run
+from worker.ml.training.spec import ImageSpec, TrainingSpec
+
+OPAQUE_SUFFIXES = frozenset({".jpg", ".jpeg"})
 
 
 def describe(steps: StepPlan, params: TrainingParams, processes: int) -> str:
@@ -20,25 +29,31 @@ def describe(steps: StepPlan, params: TrainingParams, processes: int) -> str:
     )
 
 
-def without_effect(spec: TrainingSpec) -> list[str]:
-    """A sentence for each parameter that changes nothing in this run."""
-    params = spec.params
-    found: list[str] = []
-    if params.validation_fraction > 0 and len(spec.images) < MIN_IMAGES_TO_ROTATE:
-        found.append(
-            f"validation_fraction has no effect: {len(spec.images)} pictures are fewer than "
-            f"{MIN_IMAGES_TO_ROTATE}, so none is held out"
-        )
-    if params.shuffle_caption and not any(_shuffles(spec, image.caption) for image in spec.images):
-        found.append(
-            f"shuffle_caption has no effect: no caption has two parts or more, parted by commas, "
-            f"after the first {params.keep_tokens}"
-        )
-    if params.caption_dropout_rate == 1:
-        found.append("captions have no effect: caption_dropout_rate is 1")
-    return found
+def advice(spec: TrainingSpec, steps: StepPlan) -> list[str]:
+    """A sentence for each doubt about a run."""
+    return advise(run_of(spec, steps))
 
 
-def _shuffles(spec: TrainingSpec, caption: str) -> bool:
-    parts = [part.strip() for part in caption.split(",")][spec.params.keep_tokens :]
-    return len(set(parts)) > 1
+def run_of(spec: TrainingSpec, steps: StepPlan) -> Run:
+    """A spec as the advice takes it."""
+    return Run(
+        params=spec.params,
+        pictures=[_picture(image) for image in spec.images],
+        total_steps=steps.total_steps,
+        pictures_per_step=steps.batch_size * spec.params.gradient_accumulation,
+        held_out=len(steps.held_out(0)),
+        trigger_word=spec.trigger_word,
+    )
+
+
+def _picture(image: ImageSpec) -> Picture:
+    return Picture(
+        caption=image.caption,
+        captioned=bool(image.caption.strip()),
+        repeats=image.repeats,
+        regularization=image.regularization,
+        sha256=image.sha256,
+        opaque=PurePath(image.path).suffix.lower() in OPAQUE_SUFFIXES,
+        own_captions=image.captions is not None,
+        random_crop=image.random_crop,
+    )

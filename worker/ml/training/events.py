@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
 PROGRESS_SECONDS = 0.5
@@ -29,6 +30,7 @@ class Events:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._progress_at = 0.0
 
     @classmethod
@@ -46,9 +48,15 @@ class Events:
 
     def send(self, type_: str, **fields: Any) -> None:
         """Write one event at once."""
+        for listener in self._listeners:
+            listener(type_, fields)
         # A lone surrogate in a caption must not end the run; ASCII carries everything.
         self._stream.write(json.dumps({"type": type_, **fields}) + "\n")
         self._stream.flush()
+
+    def hear(self, listener: Callable[[str, dict[str, Any]], None]) -> None:
+        """Let somebody in this process hear every event's type and fields too."""
+        self._listeners.append(listener)
 
     def log(self, message: str, level: str = "info") -> None:
         """Tell a person something."""

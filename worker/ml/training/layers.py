@@ -1,8 +1,9 @@
 """The trained layers: a frozen linear or convolution with a change of low rank beside it.
 
-The change has the same matrices as the file will have, in float32. LoRA goes around the weight,
-x → W·x + s·up·(down·x); DoRA scales that sum; LoHa and LoKr add a product with ΔW. Nowhere is
-ΔW added to W itself, whose few digits in half precision would round it away.
+The change has the same matrices as the file will have, in float32, and computes in the precision
+of what passes through. LoRA goes around the weight, x → W·x + s·up·(down·x); DoRA scales that sum;
+LoHa and LoKr add a product with ΔW. Nowhere is ΔW added to W itself, whose few digits in half
+precision would round it away.
 """
 
 from collections.abc import Mapping
@@ -92,9 +93,63 @@ class Adapted(nn.Module):
 
     def _product(self, values: Tensor, weight: Tensor) -> Tensor:
         """With a weight of the base's shape, but no bias."""
+        weight = weight.to(values.dtype)
         if self.convolution is None:
             return linear(values, weight)
         return conv2d(values, weight, None, *self.convolution)
+
+
+class _LoraLinear(torch.autograd.Function):
+    """A frozen linear and its LoRA in one node of the graph: y = x Wᵀ + b + s·(x downᵀ) upᵀ.
+
+    A composition keeps a node for each product, cast and view, whose keeping takes as long as the
+    small products themselves. Kept for backward: x, x downᵀ, and the matrices as they were cast.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        flat = values.reshape(-1, values.shape[-1])
+        down = down.to(flat.dtype)
+        # Scaled while it is small.
+        up = (up * scale).to(flat.dtype)
+        low = flat @ down.t()
+        answer = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
+        answer.addmm_(low, up.t())
+        ctx.save_for_backward(flat, low, weight, down, up)
+        ctx.scale = scale
+        return answer.view(*values.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flat, low, weight, down, up = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
+        for_low = gradient @ up
+        for_up = (gradient.t() @ low).float().mul_(ctx.scale)
+        for_down = (for_low.t() @ flat).float()
+        for_values = None
+        if ctx.needs_input_grad[0]:
+            for_values = gradient @ weight
+            for_values.addmm_(for_low, down)
+            for_values = for_values.view(*gradients[0].shape[:-1], -1)
+        return for_values, None, None, for_down, for_up, None
+
+
+def lora_linear(values: Tensor, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """A frozen linear's answer with LoRA, (..., out).
+
+    Args:
+        values: (..., in), in the precision of the base's weight.
+        down, up: (rank, in) and (out, rank), float32.
+    """
+    return cast(Tensor, _LoraLinear.apply(values, base.weight, base.bias, down, up, scale))
 
 
 class LoraLayer(Adapted):
@@ -110,10 +165,24 @@ class LoraLayer(Adapted):
         self.down = nn.Parameter(torch.zeros(rank, *weight.shape[1:], device=where))
         self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, *ones, device=where))
         self.scale = alpha / rank
+        self._drops = bool(dropouts.neuron or dropouts.rank)
         self.magnitude: nn.Parameter | None = None
         if magnitude:
             norms = weight.float().flatten(1).norm(dim=1).view(-1, 1, *ones)
             self.magnitude = nn.Parameter(norms)
+
+    @property
+    def can_join(self) -> bool:
+        """Whether it is a linear without a bias, and plain LoRA."""
+        plain = isinstance(self.base, nn.Linear) and self.magnitude is None
+        return plain and self.bias is None
+
+    @property
+    def goes_plain(self) -> bool:
+        """Whether this pass is y = x Wᵀ + b + s·(x downᵀ) upᵀ and nothing else."""
+        sits_out = self.training and (self._drops or self.dropouts.module > 0)
+        plain = isinstance(self.base, nn.Linear) and self.magnitude is None
+        return plain and self.enabled and not sits_out
 
     def matrices(self) -> dict[str, nn.Parameter]:
         found = {"lora_down.weight": self.down, "lora_up.weight": self.up}
@@ -138,19 +207,20 @@ class LoraLayer(Adapted):
         return self.up
 
     def changed(self, values: Tensor) -> Tensor:
+        if self.goes_plain:
+            return lora_linear(values, cast(nn.Linear, self.base), self.down, self.up, self.scale)
         low = self._low(values)
         if self.magnitude is not None:
             return self._rescaled(values, low)
-        answer = self.base(values)
-        if self.convolution is not None:
-            return answer + conv2d(low, self.up) * self.scale
-        # One product that adds as it goes; the answer's memory is written once.
-        flat = torch.addmm(answer.flatten(0, -2), low.flatten(0, -2), self.up.t(), alpha=self.scale)
-        return flat.view(answer.shape)
+        return cast(Tensor, self.base(values)) + self._up(low)
+
+    def _up(self, low: Tensor) -> Tensor:
+        up = self.up.to(low.dtype)
+        return (linear(low, up) if self.convolution is None else conv2d(low, up)) * self.scale
 
     def _low(self, values: Tensor) -> Tensor:
         """down · x, with what is dropped: (..., rank) or (B, rank, h, w)."""
-        low = self._product_down(values)
+        low = self._product(values, self.down)
         if not self.training:
             return low
         if self.dropouts.neuron:
@@ -163,25 +233,17 @@ class LoraLayer(Adapted):
             low = low * kept / (1 - self.dropouts.rank)
         return low
 
-    def _product_down(self, values: Tensor) -> Tensor:
-        if self.convolution is None:
-            return linear(values, self.down)
-        return conv2d(values, self.down, None, *self.convolution)
-
     def _rescaled(self, values: Tensor, low: Tensor) -> Tensor:
         """m / ‖W + ΔW‖ · (W·x + ΔW·x) + b; as in the paper, no gradient through the norm."""
         assert self.magnitude is not None, "only DoRA comes here"
         frozen = self.base(values)
-        change = (
-            linear(low, self.up) if self.convolution is None else conv2d(low, self.up)
-        ) * self.scale
-        factor = self.magnitude.flatten() / self._norms()
+        change = self._up(low)
         shape = (-1,) if self.convolution is None else (1, -1, 1, 1)
-        factor = factor.view(shape)
+        factor = (self.magnitude.flatten() / self._norms()).view(shape).to(frozen.dtype)
         if self.bias is None:
-            return ((frozen + change) * factor).to(frozen.dtype)
+            return (frozen + change) * factor
         bias = self.bias.view(shape)
-        return ((frozen - bias + change) * factor + bias).to(frozen.dtype)
+        return (frozen - bias + change) * factor + bias
 
     @torch.no_grad()
     def _norms(self) -> Tensor:
@@ -189,13 +251,12 @@ class LoraLayer(Adapted):
 
         ‖w + s·u·D‖² = ‖w‖² + 2s·(w Dᵀ)·u + s²·u (D Dᵀ)·u for each row w of W and u of up.
         """
-        with torch.autocast(self.up.device.type, enabled=False):
-            weight = self.weight.float().flatten(1)
-            down, up = self.down.flatten(1), self.up.flatten(1)
-            crossed = ((weight @ down.t()) * up).sum(dim=1)
-            squared = ((up @ (down @ down.t())) * up).sum(dim=1)
-            norms = weight.square().sum(dim=1) + 2 * self.scale * crossed
-            return (norms + self.scale**2 * squared).clamp(min=1e-24).sqrt()
+        weight = self.weight.float().flatten(1)
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        crossed = ((weight @ down.t()) * up).sum(dim=1)
+        squared = ((up @ (down @ down.t())) * up).sum(dim=1)
+        norms = weight.square().sum(dim=1) + 2 * self.scale * crossed
+        return (norms + self.scale**2 * squared).clamp(min=1e-24).sqrt()
 
 
 class LohaLayer(Adapted):
@@ -293,8 +354,9 @@ class LokrLayer(Adapted):
         # (w1 ⊗ w2) x without making the product: x as a table (in₁, in₂), w2 along one side and
         # w1 along the other.
         table = values.unflatten(-1, (self.w1.shape[1], self.inner[1]))
-        half = linear(table, second)  # (..., in₁, out₂)
-        both = linear(half.transpose(-1, -2), self.w1).transpose(-1, -2)  # (..., out₁, out₂)
+        half = linear(table, second.to(values.dtype))  # (..., in₁, out₂)
+        first = self.w1.to(values.dtype)
+        both = linear(half.transpose(-1, -2), first).transpose(-1, -2)  # (..., out₁, out₂)
         return answer + self.scale * both.flatten(-2)
 
     def _second(self) -> Tensor:

@@ -74,9 +74,7 @@ class Training:
             device=self.plan.device,
             group=self.group,
         )
-        # Around backward too: activations that are computed again must be computed alike.
-        with self.plan.attention():
-            self._train()
+        self._train()
 
     def _resume(self) -> None:
         path, notes = newest_state(self.output / "states", self.spec_sha256)

@@ -31,13 +31,9 @@ _PACKAGES = {
 _LEARNED = ("k", "d", "d_max", "d_hat", "d_numerator", "d_denom", "weight_sum", "lr_max")
 # Where a schedule-free optimizer's weights wait while its average stands in for them.
 _SET_ASIDE = "training_value"
-# Prodigy's own rate is 1; nobody means to take it a tenth of that or less.
-_LEAST_PRODIGY_RATE = 0.1
 # Where Prodigy's estimate begins, which only grows: a rate that does a LoRA no harm. From the usual
 # 1e-6 it stands still for 50 steps or so, which is much of a short run.
 _LEAST_DISTANCE = 5e-5
-# Lion's authors advise a third to a tenth of AdamW's rate, which is 1e-4 by default.
-_MOST_LION_RATE = 5e-5
 
 
 @dataclass
@@ -61,50 +57,6 @@ def require_packages(params: TrainingParams) -> None:
             f"optimizer {params.optimizer} needs {package.partition('==')[0]}, which is not "
             f"installed here; `pip install {package}` brings it"
         )
-
-
-def advice(params: TrainingParams) -> list[str]:
-    """A sentence for each setting that the chosen optimizer makes nothing good of."""
-    found: list[str] = []
-    rate = params.learning_rate
-    if params.optimizer == "prodigy":
-        if rate < _LEAST_PRODIGY_RATE:
-            found.append(
-                f"learning_rate is {rate:g}, but prodigy finds the rate itself and only "
-                f"multiplies it by that; 1 is usual"
-            )
-        others = [
-            name
-            for name, given in (
-                ("text_encoder_learning_rate", params.train_text_encoder),
-                ("trigger_learning_rate", params.trigger_vectors > 0),
-                ("lora_plus_ratio", params.lora_plus_ratio != 1),
-                ("a block's learning_rate", any(block.learning_rate for block in params.blocks)),
-            )
-            if given
-        ]
-        if others:
-            found.append(
-                f"{' and '.join(others)} has no effect: prodigy has one rate for all parts, "
-                f"learning_rate"
-            )
-    if params.optimizer == "lion" and rate > _MOST_LION_RATE:
-        found.append(
-            f"learning_rate is {rate:g}, which is much for lion: a third to a tenth of adamw's, "
-            f"1e-05 to 3e-05, is usual"
-        )
-    if params.optimizer == "adamw_schedulefree":
-        if params.lr_scheduler != "constant":
-            found.append(
-                f"lr_scheduler is {params.lr_scheduler}, but adamw_schedulefree averages weights "
-                f"instead of lowering the rate; constant, with some lr_warmup_steps, suits it"
-            )
-        if params.ema_decay is not None:
-            found.append(
-                f"ema_decay is {params.ema_decay:g}, but adamw_schedulefree keeps an average of "
-                f"its own, which is what is measured and saved; leave it out"
-            )
-    return found
 
 
 def make_optimizer(

@@ -1,13 +1,10 @@
 """Where and in what precision to train, and why: decided before anything is loaded."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.trainings.params import TrainingParams
 from worker.ml.base_models.device import DevicePolicy, choose_policy
@@ -25,7 +22,6 @@ class Plan:
 
     Attributes:
         policy: device and number formats of the frozen networks.
-        autocast: format of the arithmetic; None computes in the weights' own.
         plain_attention: whether attention is computed step by step, not by the fused kernel.
         memory: what is traded for memory.
         smaller_storage: of the frozen weights, should memory run out.
@@ -34,7 +30,6 @@ class Plan:
     """
 
     policy: DevicePolicy
-    autocast: torch.dtype | None
     plain_attention: bool
     memory: MemoryPlan
     smaller_storage: Storage
@@ -45,24 +40,6 @@ class Plan:
     def device(self) -> torch.device:
         """Where the training runs."""
         return self.policy.device
-
-    @contextmanager
-    def attention(self) -> Iterator[None]:
-        """The attention kernel of forward and backward alike."""
-        if not self.plain_attention:
-            yield
-            return
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-
-    @contextmanager
-    def arithmetic(self) -> Iterator[None]:
-        """The number format that networks compute in."""
-        if self.autocast is None:
-            yield
-            return
-        with torch.autocast(self.device.type, self.autocast):
-            yield
 
     def cache_device(self, latent_bytes: int) -> torch.device | None:
         """Where latents and embeddings wait during the run; None: on the disk."""
@@ -109,7 +86,6 @@ def _cpu_plan(params: TrainingParams, latent_side: int) -> Plan:
     dtype = torch.bfloat16 if half else torch.float32
     return Plan(
         DevicePolicy(device, dtype, torch.float32),
-        autocast=torch.bfloat16 if half else None,
         # In bfloat16 the fused kernel's backward takes a third of a small step; for large
         # pictures the plain one's memory, which grows with the square of the area, weighs more.
         plain_attention=half and latent_side <= PLAIN_ATTENTION_LATENT_SIDE,
@@ -140,7 +116,6 @@ def _cuda_plan(device: torch.device, params: TrainingParams) -> Plan:
     smaller: Storage = "fp8" if torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
     return Plan(
         DevicePolicy(device, dtype, chosen.vae_dtype),
-        autocast=None if dtype == torch.float32 else dtype,
         plain_attention=False,
         memory=MemoryPlan(
             checkpointing=params.gradient_checkpointing == "on", storage=_asked_storage(params)

@@ -65,6 +65,7 @@ def count_steps(spec: TrainingSpec, group: Group) -> StepPlan:
 def prepare(
     spec: TrainingSpec,
     plan: Plan,
+    steps: StepPlan,
     cache_folder: Path,
     events: Events,
     group: Group,
@@ -75,7 +76,6 @@ def prepare(
     Args:
         pause: called between batches; what it raises ends the preparation.
     """
-    steps = count_steps(spec, group)
     store = TensorCache(cache_folder)
     base, policy = spec.base_model, plan.policy
     folder = load_base_model(base.location, base.revision, policy, parts=()).folder

@@ -62,20 +62,19 @@ def draw_samples(
     paths: list[Path] = []
     for number, wanted in enumerate(prompts):
         pause()
-        with denoiser.arithmetic():
-            embeds, pooled = denoiser.condition([wanted.prompt])
-            latents = pipeline(
-                prompt_embeds=embeds,
-                pooled_prompt_embeds=pooled,
-                negative_prompt_embeds=torch.zeros_like(embeds),
-                negative_pooled_prompt_embeds=torch.zeros_like(pooled),
-                width=side,
-                height=side,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(wanted.seed),
-                output_type="latent",
-            ).images
+        embeds, pooled = denoiser.condition([wanted.prompt])
+        latents = pipeline(
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            negative_prompt_embeds=torch.zeros_like(embeds),
+            negative_pooled_prompt_embeds=torch.zeros_like(pooled),
+            width=side,
+            height=side,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(wanted.seed),
+            output_type="latent",
+        ).images
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor
         pixels = vae.decode(scaled, return_dict=False)[0]
         image = pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]

@@ -4,9 +4,7 @@ Nothing here waits for the device: losses and norms stay on it until somebody re
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,29 +23,26 @@ class Denoiser:
     """The UNet and what it needs to answer for a batch.
 
     Attributes:
-        arithmetic: the context that networks compute in.
-        dtype: that the UNet takes.
+        dtype: that the UNet takes and computes in.
     """
 
     unet: nn.Module
     condition: Conditioner
     schedule: NoiseSchedule
-    arithmetic: Callable[[], AbstractContextManager[Any]]
     dtype: torch.dtype
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, texts: Sequence[str], time_ids: Tensor
     ) -> Tensor:
         """The UNet's answer, (B, 4, h, w)."""
-        with self.arithmetic():
-            tokens, pooled = self.condition(texts)
-            answer: Tensor = self.unet(
-                noisy.to(self.dtype),
-                timesteps,
-                encoder_hidden_states=tokens,
-                added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
-                return_dict=False,
-            )[0]
+        tokens, pooled = self.condition(texts)
+        answer: Tensor = self.unet(
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=tokens,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            return_dict=False,
+        )[0]
         return answer
 
     def errors(self, batch: Batch, params: TrainingParams) -> Tensor:

@@ -22,6 +22,8 @@ _TAGS = {
     "images_per_second": "train/images_per_second",
     "memory_bytes": "train/memory_bytes",
     "validation_loss": "validation/loss",
+    "base_validation_loss": "validation/base_loss",
+    "prior_drift": "validation/prior_drift",
 }
 
 
@@ -76,3 +78,31 @@ class TensorBoardLog:
 
     def _write(self, step: int, **what: Any) -> None:
         self._file.write_event(Event(wall_time=time.time(), step=step, **what))
+
+
+class TensorBoardListener:
+    """Turns a trainer's events into a `TensorBoardLog`, opened when the first row comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log: TensorBoardLog | None = None
+
+    def __call__(self, type_: str, fields: Mapping[str, Any]) -> None:
+        """Hear one event, see `events`."""
+        if type_ == "metrics":
+            rows = fields["rows"]
+            if self._log is None:
+                # A run that begins tells of step 0; one that goes on, of the step after its state,
+                # or of a checkpoint that was not made, whose step was told before.
+                first = rows[0]["step"]
+                told = rows[0]["loss"] is None
+                resumed_at = None if first == 0 else first if told else first - 1
+                self._log = TensorBoardLog(self._folder, resumed_at=resumed_at)
+            self._log.rows(rows)
+        elif type_ == "sample" and self._log is not None:
+            self._log.sample(fields["step"], fields["prompt"], Path(fields["path"]))
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._log is not None:
+            self._log.close()

@@ -24,6 +24,7 @@ from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
 from worker.ml.training.adapters import Adapters, add_adapters, base_weights, warm_start
+from worker.ml.training.attention import join_projections
 from worker.ml.training.conditioning import CachedText, Conditioner, TrainedText
 from worker.ml.training.ema import RunningAverage
 from worker.ml.training.errors import SpecInvalid, WarmStartUnsuitable
@@ -114,7 +115,7 @@ class Trainee:
                 if name == "unet":
                     network.enable_gradient_checkpointing()
                 else:
-                    network.gradient_checkpointing_enable()
+                    network.activation_checkpointing_enable()
             if memory.storage != "full":
                 quantize(network, memory.storage)
         self.memory = memory
@@ -176,6 +177,7 @@ def load_trainee(
         quantize(base.unet, plan.memory.storage)
         base.unet.to(plan.device)
     adapters = add_adapters(networks, params)
+    join_projections(base.unet, step_by_step=plan.plain_attention)
     if spec.warm_start is not None:
         _go_on_from(Path(spec.warm_start), adapters, index, events)
     trigger, tables = _trigger(spec, encoders)
@@ -197,8 +199,8 @@ def load_trainee(
         assert prepared.texts is not None, "texts are prepared unless their encoders are trained"
         condition = CachedText(prepared.texts, plan.device, plan.policy.dtype)
     schedule = NoiseSchedule.of(base.scheduler_config, params).to(plan.device)
-    denoiser = Denoiser(base.unet, condition, schedule, plan.arithmetic, plan.policy.dtype)
-    scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.autocast == torch.float16)
+    denoiser = Denoiser(base.unet, condition, schedule, plan.policy.dtype)
+    scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.policy.dtype == torch.float16)
     ordered = [parameter for each in groups for parameter in each.parameters]
     names = {id(parameter): name for name, parameter in parameters.items()}
     trainee = Trainee(

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.worker.random_modules import KINDS, Maker
 from worker.ml.base_models.hashing import hash_networks
 from worker.ml.base_models.load import load_base_model
 from worker.ml.inference.bank import AdapterBank
 from worker.ml.inference.errors import LoraHashMismatch, LoraMatchesNothing, LoraShapeMismatch
 from worker.ml.inference.generate import generate
-from worker.ml.lora_files.modules import Lora, LoraModule
+from worker.ml.lora_files.modules import LohaModule, Lora, LoraModule, change
 
 
 def _unet_output(unet):
@@ -90,6 +91,71 @@ def test_alpha_and_rank_of_each_module_are_applied_by_definition(
         expected = before[path].double() + delta
         assert _relative(modules[path].weight.double(), expected) < 1e-6, path
         assert not torch.equal(modules[path].weight, before[path])
+
+
+def _of_kind(modules, kind, pattern=""):
+    maker = Maker(KINDS.index(kind))
+    return Lora(
+        {
+            path: getattr(maker, kind)(module.weight.detach())
+            for path, module in modules.items()
+            # The first convolution's four channels are too few for some kinds.
+            if pattern in path and not path.endswith(("conv_in", "conv_out"))
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_merged_by_its_definition_and_taken_out_to_the_bit(handle, modules, kind):
+    start = hash_networks(handle.base.networks())
+    before = {path: module.weight.clone() for path, module in modules.items()}
+    lora = _of_kind(modules, kind)
+    assert len(lora.modules) > 50
+    banked = handle.bank.put("a" * 64, lora)
+
+    handle.bank.activate([(banked, -0.6)])
+    for path, module in lora.modules.items():
+        moved = -0.6 * change(module, before[path]).view_as(before[path])
+        assert _relative(modules[path].weight - before[path], moved) < 1e-4, path
+    handle.bank.activate([(banked, 0.0)])
+    assert hash_networks(handle.base.networks()) == start
+
+
+def test_a_mix_of_kinds_adds_up_in_any_order_to_the_same_bits(handle, modules):
+    start = hash_networks(handle.base.networks())
+    before = {path: module.weight.clone() for path, module in modules.items()}
+    kinds = ["lora", "dora", "loha", "lokr", "tucker", "lora"]
+    loras = [
+        handle.bank.put(f"{i:064x}", _of_kind(modules, kind, "mid_block"))
+        for i, kind in enumerate(kinds)
+    ]
+    wanted = [(lora, 0.1 * i - 0.25) for i, lora in enumerate(loras)]
+    handle.bank.activate(wanted)
+    weights = hash_networks(handle.base.networks())
+
+    for path in loras[0].lora.modules:
+        pristine = before[path].double()
+        moves = [
+            weight * change(banked.lora.modules[path], before[path]).double()
+            for banked, weight in wanted
+        ]
+        expected = pristine + sum(moves).view_as(pristine)
+        assert _relative(modules[path].weight.double(), expected) < 1e-6, path
+    draw = random.Random(3)
+    for _ in range(5):
+        draw.shuffle(wanted)
+        handle.bank.activate([])
+        assert hash_networks(handle.base.networks()) == start
+        handle.bank.activate(wanted)
+        assert hash_networks(handle.base.networks()) == weights
+
+
+def test_token_vectors_stay_with_the_lora(handle, make_lora):
+    vectors = {"text_encoder": torch.ones(2, 128)}
+    lora = replace(make_lora(1), embeddings=vectors, trigger="emo")
+    banked = handle.bank.put("a" * 64, lora)
+    assert banked.lora.embeddings is vectors
+    assert banked.lora.trigger == "emo"
 
 
 def test_weight_zero_and_the_empty_set_give_the_base_back_to_the_bit(handle, make_lora):
@@ -192,6 +258,21 @@ def test_matrices_of_another_base_are_refused_by_shape(handle, make_lora):
     lora = Lora({path: LoraModule(torch.ones(4, 999), torch.ones(64, 4), 4.0)})
     with pytest.raises(LoraShapeMismatch, match="999"):
         handle.bank.put("a" * 64, lora)
+
+
+def test_a_loha_of_another_base_is_refused_by_shape(handle, make_lora):
+    path = next(iter(make_lora(1).modules))
+    halves = [torch.ones(64, 4), torch.ones(4, 999)] * 2
+    with pytest.raises(LoraShapeMismatch, match=r"hada_w1_b.*999"):
+        handle.bank.put("a" * 64, Lora({path: LohaModule(*halves, 4.0)}))
+
+
+def test_magnitudes_of_another_base_are_refused_by_shape(handle, modules, make_lora):
+    path, module = next(iter(make_lora(1).modules.items()))
+    width = modules[path].weight.shape[1]
+    for wrong in (torch.ones(999, 1), torch.ones(1, width + 1), torch.ones(width)):
+        with pytest.raises(LoraShapeMismatch, match="magnitudes of shape"):
+            handle.bank.put("a" * 64, Lora({path: replace(module, dora_scale=wrong)}))
 
 
 def test_a_file_of_another_hash_is_refused(handle, make_lora, save_lora):

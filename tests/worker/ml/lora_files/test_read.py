@@ -125,6 +125,41 @@ def test_alphas_that_diffusers_keeps_in_its_metadata_count(index, tmp_path):
     assert [modules[path].alpha for path in PATHS] == [16.0, 2.0, 6.0, 4.0]
 
 
+def test_an_alpha_pattern_that_is_a_regular_expression_is_refused(index, tmp_path):
+    down, up = pair()
+    config = {"unet.lora_alpha": 2, "unet.alpha_pattern": {"attn[12].to_k": 16}}
+    file = tmp_path / "lora.safetensors"
+    tensors = {f"{TO_K}.lora_A.weight": down, f"{TO_K}.lora_B.weight": up}
+    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(config)})
+    with pytest.raises(LoraFileInvalid, match="regular expression"):
+        read_lora(file, index)
+
+
+def test_the_configuration_of_a_bare_peft_export_counts(index, tmp_path):
+    bare = f"base_model.model.{TO_K.removeprefix('unet.')}"
+    down, up = pair()
+    config = {"lora_alpha": 2, "alpha_pattern": {f"^{TO_K.removeprefix('unet.')}": 12}}
+    file = tmp_path / "lora.safetensors"
+    tensors = {f"{bare}.lora_A.weight": down, f"{bare}.lora_B.weight": up}
+    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(config)})
+    assert read_lora(file, index)[0].modules[TO_K].alpha == 12.0
+
+
+def test_token_vectors_of_a_trigger_word_are_read(index, tmp_path):
+    down, up = pair()
+    vectors = {"clip_l": torch.randn(3, 96), "clip_g": torch.randn(3, 128)}
+    tensors = {f"{NAME}.lora_down.weight": down, f"{NAME}.lora_up.weight": up}
+    tensors |= {f"bundle_emb.<my.word>.{encoder}": value for encoder, value in vectors.items()}
+    file = tmp_path / "lora.safetensors"
+    save_file(tensors, file)
+    lora, unmatched = read_lora(file, index)
+    assert unmatched == ()
+    assert lora.trigger == inspect(file).trigger == "<my.word>"
+    assert set(lora.embeddings) == {"text_encoder", "text_encoder_2"}
+    assert torch.equal(lora.embeddings["text_encoder"], vectors["clip_l"])
+    assert torch.equal(lora.embeddings["text_encoder_2"], vectors["clip_g"])
+
+
 def test_what_the_installed_diffusers_saves_is_read(index, tmp_path):
     from diffusers import StableDiffusionXLPipeline
     from peft import LoraConfig
@@ -259,6 +294,16 @@ def _wrong(change):
     return change({f"{NAME}.lora_down.weight": down, f"{NAME}.lora_up.weight": up})
 
 
+def loha(name, **changed):
+    parts = {
+        "w1_a": torch.ones(128, 4),
+        "w1_b": torch.ones(4, 96),
+        "w2_a": torch.ones(128, 4),
+        "w2_b": torch.ones(4, 96),
+    }
+    return {f"{name}.hada_{part}": tensor for part, tensor in (parts | changed).items()}
+
+
 def _nan(tensors):
     tensors[f"{NAME}.lora_up.weight"][3, 1] = float("nan")
     return tensors
@@ -289,22 +334,113 @@ WRONG = {
         LoraFileInvalid,
         "its up matrix is missing",
     ),
-    "DoRA": (
-        lambda t: t | {f"{NAME}.dora_scale": torch.ones(128, 1)},
-        LoraVariantUnsupported,
-        "DoRA",
+    "DoRA of another height": (
+        lambda t: t | {f"{NAME}.dora_scale": torch.ones(127, 1)},
+        LoraPairMismatch,
+        r"dora_scale is \(127, 1\); it must be \(128, 1",
     ),
-    "DoRA of peft": (
+    "DoRA of peft alone": (
         lambda t: t | {f"{TO_K}.lora_magnitude_vector": torch.ones(128)},
-        LoraVariantUnsupported,
-        "DoRA",
+        LoraFileInvalid,
+        "down matrix is missing",
     ),
-    "LoHa": (lambda _: {f"{NAME}.hada_w1_a": torch.ones(2, 2)}, LoraVariantUnsupported, "LoHa"),
-    "LoKr": (lambda _: {f"{NAME}.lokr_w1": torch.ones(2, 2)}, LoraVariantUnsupported, "LoKr"),
-    "Tucker": (
-        lambda t: t | {f"{NAME}.lora_mid.weight": torch.ones(4, 4, 3, 3)},
+    "DoRA of peft of another height": (
+        lambda _: {
+            f"{TO_K}.lora_A.weight": torch.ones(4, 128),
+            f"{TO_K}.lora_B.weight": torch.ones(128, 4),
+            f"{TO_K}.lora_magnitude_vector": torch.ones(100),
+        },
+        LoraPairMismatch,
+        r"\(100,\); it needs one value for each of 128",
+    ),
+    "magnitudes with NaN": (
+        lambda t: t | {f"{NAME}.dora_scale": torch.full((128, 1), float("nan"))},
+        LoraNotFinite,
+        "dora_scale",
+    ),
+    "half a LoHa": (lambda _: {f"{NAME}.hada_w1_a": torch.ones(2, 2)}, LoraFileInvalid, "w1_b"),
+    "LoHa of unlike halves": (
+        lambda _: loha(NAME, w2_a=torch.ones(100, 4)),
+        LoraPairMismatch,
+        r"\(128, 96\) and \(100, 96\)",
+    ),
+    "LoHa whose product does not fit": (
+        lambda _: loha(NAME, w1_b=torch.ones(5, 96)),
+        LoraPairMismatch,
+        r"hada_w1_b \(5, 96\)",
+    ),
+    "LoHa with one core": (
+        lambda _: loha(NAME, t1=torch.ones(4, 4, 3, 3)),
+        LoraFileInvalid,
+        "one of hada_t1 and hada_t2",
+    ),
+    "LoHa with NaN": (
+        lambda _: loha(NAME, w2_b=torch.full((4, 96), float("nan"))),
+        LoraNotFinite,
+        "hada_w2_b",
+    ),
+    "LoHa of an unknown part": (
+        lambda _: loha(NAME) | {f"{NAME}.hada_w3": torch.ones(2)},
         LoraVariantUnsupported,
-        "Tucker",
+        "hada_w3",
+    ),
+    "half a LoKr": (lambda _: {f"{NAME}.lokr_w1": torch.ones(2, 2)}, LoraFileInvalid, "lokr_w2"),
+    "half a factor of LoKr": (
+        lambda _: {f"{NAME}.lokr_w1": torch.ones(2, 2), f"{NAME}.lokr_w2_a": torch.ones(2, 2)},
+        LoraFileInvalid,
+        "lokr_w2_b is missing",
+    ),
+    "a LoKr factor twice": (
+        lambda _: {
+            f"{NAME}.{part}": torch.ones(2, 2)
+            for part in ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+        },
+        LoraFileInvalid,
+        "either lokr_w2 or both",
+    ),
+    "LoKr that does not fit": (
+        lambda _: {
+            f"{NAME}.lokr_w1": torch.ones(2, 2),
+            f"{NAME}.lokr_w2_a": torch.ones(2, 3),
+            f"{NAME}.lokr_w2_b": torch.ones(2, 2),
+        },
+        LoraPairMismatch,
+        r"lokr_w2_a is \(2, 3\)",
+    ),
+    "LoRA and LoHa at once": (lambda t: t | loha(NAME), LoraFileInvalid, "LoHa and of LoRA"),
+    "a Tucker core of another rank": (
+        lambda t: t | {f"{NAME}.lora_mid.weight": torch.ones(5, 5, 3, 3)},
+        LoraPairMismatch,
+        r"mid is \(5, 5, 3, 3\)",
+    ),
+    "OFT": (lambda _: {f"{NAME}.oft_blocks": torch.ones(2)}, LoraVariantUnsupported, "OFT"),
+    "IA3": (lambda _: {f"{NAME}.on_input": torch.ones(1)}, LoraVariantUnsupported, "IA3"),
+    "a bias": (
+        lambda t: t | {f"{TO_K}.lora_B.bias": torch.ones(128)},
+        LoraVariantUnsupported,
+        "bias",
+    ),
+    "embeddings of two words": (
+        lambda t: t | {f"bundle_emb.{word}.clip_l": torch.ones(2, 64) for word in ("a", "b")},
+        LoraVariantUnsupported,
+        "2 words",
+    ),
+    "embeddings of another form": (
+        lambda t: t | {"bundle_emb.a.string_to_param.*": torch.ones(2, 64)},
+        LoraVariantUnsupported,
+        "clip_l and clip_g",
+    ),
+    "embeddings of unlike length": (
+        lambda t: (
+            t | {"bundle_emb.a.clip_l": torch.ones(2, 64), "bundle_emb.a.clip_g": torch.ones(3, 64)}
+        ),
+        LoraPairMismatch,
+        "as many vectors",
+    ),
+    "an embedding with NaN": (
+        lambda t: t | {"bundle_emb.a.clip_l": torch.full((2, 64), float("nan"))},
+        LoraNotFinite,
+        "embedding of a",
     ),
     "a full difference": (
         lambda _: {f"{NAME}.diff": torch.ones(2)},

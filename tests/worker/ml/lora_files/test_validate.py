@@ -54,3 +54,40 @@ def test_the_architecture_is_known_by_the_text_it_attends_to(tmp_path, text_widt
 def test_float8_and_bfloat16_are_read(tmp_path):
     for dtype, name in ((torch.float8_e4m3fn, "F8_E4M3"), (torch.bfloat16, "BF16")):
         assert name in inspect(lora_file(tmp_path / "a.safetensors", 768, dtype)).dtypes
+
+
+TO_K = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+CONV = "lora_unet_input_blocks_1_0_in_layers_2"
+PAIR = {f"{TO_K}.lora_down.weight": (4, 2048), f"{TO_K}.lora_up.weight": (640, 4)}
+CONV_PAIR = {f"{CONV}.lora_down.weight": (2, 320, 3, 3), f"{CONV}.lora_up.weight": (320, 2, 1, 1)}
+LOHA = {
+    f"{TO_K}.hada_w1_a": (640, 6),
+    f"{TO_K}.hada_w1_b": (6, 2048),
+    f"{TO_K}.hada_w2_a": (640, 6),
+    f"{TO_K}.hada_w2_b": (6, 2048),
+}
+LOKR = {f"{TO_K}.lokr_w1": (20, 32), f"{TO_K}.lokr_w2_a": (32, 8), f"{TO_K}.lokr_w2_b": (8, 64)}
+MAGNITUDES = {f"{TO_K}.dora_scale": (640, 1)}
+KINDS = {
+    "lora": (PAIR, {"lora"}, (4,)),
+    "locon": (PAIR | CONV_PAIR, {"lora", "locon"}, (2, 4)),
+    "dora": (PAIR | MAGNITUDES, {"lora", "dora"}, (4,)),
+    "loha": (LOHA, {"loha"}, (6,)),
+    "lokr": (LOKR, {"lokr"}, (8,)),
+    "lokr with magnitudes": (LOKR | MAGNITUDES, {"lokr", "dora"}, (8,)),
+    "a mix": (LOKR | CONV_PAIR, {"lokr", "locon"}, (2, 8)),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_the_kinds_ranks_and_architecture_of_a_file_are_told(tmp_path, case):
+    shapes, kinds, ranks = KINDS[case]
+    path = tmp_path / "a.safetensors"
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, path)
+    report = inspect(path)
+    assert report.kind == kinds
+    assert report.ranks == ranks
+    assert report.alphas == tuple(map(float, ranks))
+    assert report.architecture == "sdxl"
+    assert report.unknown == ()
+    assert report.trigger is None

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from worker.ml.lora_files.errors import LoraNotFinite
 from worker.ml.lora_files.modules import Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.write import serialise, write_kohya
@@ -83,3 +84,11 @@ def test_another_process_writes_the_same_bytes():
 def test_nothing_half_written_is_left_beside_the_file(lora, tmp_path):
     write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e5])
+def test_values_that_the_format_cannot_hold_are_refused_and_nothing_written(lora, value, tmp_path):
+    lora.modules[PATH].up[3, 1] = value
+    with pytest.raises(LoraNotFinite, match=rf"{KEY}\.lora_up\.weight .* torch\.float16"):
+        write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA, torch.float16)
+    assert list(tmp_path.iterdir()) == []

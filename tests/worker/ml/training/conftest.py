@@ -18,7 +18,7 @@ from worker.ml.training.events import Events
 from worker.ml.training.loop import Training
 from worker.ml.training.parallel import Group
 from worker.ml.training.plan import make_plan
-from worker.ml.training.prepare import prepare
+from worker.ml.training.prepare import count_steps, prepare
 from worker.ml.training.spec import fingerprint, read_spec
 
 REPOSITORY = Path(__file__).parents[4]
@@ -66,11 +66,18 @@ class Program:
         """Read events up to the next of a type, or to the end (None)."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            event = json.loads(line)
-            self.events.append(event)
-            if event["type"] == type_:
+            event = self.hear(line)
+            if event is not None and event["type"] == type_:
                 return event
         return None
+
+    def hear(self, line: str) -> Json | None:
+        """Take one line; None if it is the half of one that a kill has left."""
+        if not line.endswith("\n"):
+            return None
+        event: Json = json.loads(line)
+        self.events.append(event)
+        return event
 
     def end(self) -> int:
         """Read to the end; the exit code."""
@@ -98,6 +105,12 @@ class Program:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Latents and embeddings, shared by all tests as it is by all trainings."""
     return tmp_path_factory.mktemp("training-cache")
+
+
+@pytest.fixture(scope="session")
+def many_pictures() -> Sequence[Path]:
+    """Enough that the same ones are held out of every epoch."""
+    return PICTURES[:20]
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +194,9 @@ class Run:
             spec=spec,
             spec_sha256=fingerprint(spec),
             plan=plan,
-            prepared=prepare(spec, plan, cache, events, Group(), lambda: None),
+            prepared=prepare(
+                spec, plan, count_steps(spec, Group()), cache, events, Group(), lambda: None
+            ),
             output=output,
             events=events,
             group=Group(),

@@ -115,7 +115,7 @@ def test_a_mask_is_cropped_as_its_picture_is(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colours_of_another_profile_are_brought_to_srgb(tmp_path, mode):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    plain = Image.new("RGB", (4, 4), (200, 60, 30)).convert(mode)
+    plain = Image.new("RGB", (4, 4), (200, 60, 30)).convert(mode, palette=Image.Palette.ADAPTIVE)
     same = load_image(*_saved(plain, tmp_path / "same.png", icc_profile=profile.tobytes()))
     assert same.rgb.getpixel((0, 0)) == pytest.approx((200, 60, 30), abs=6)
     # A profile whose red and green are exchanged.

@@ -16,7 +16,6 @@ from worker.ml.training import optimisers
 from worker.ml.training.errors import EXIT_BAD_SPEC, PackageMissing
 from worker.ml.training.optimisers import (
     ParameterGroup,
-    advice,
     evaluation_weights,
     learning_rate,
     make_optimizer,
@@ -309,39 +308,3 @@ def test_versions_are_those_that_are_pinned():
     project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())
     pinned = project["project"]["optional-dependencies"]["worker"]
     assert {package for _, package in optimisers._PACKAGES.values()} <= set(pinned)
-
-
-def test_defaults_need_no_advice():
-    assert advice(TrainingParams()) == []
-    assert advice(TrainingParams(optimizer="prodigy", learning_rate=1)) == []
-    assert advice(TrainingParams(optimizer="lion", learning_rate=3e-5)) == []
-
-
-@pytest.mark.parametrize(
-    ("params", "words"),
-    [
-        ({"optimizer": "prodigy"}, "learning_rate is 0.0001, but prodigy"),
-        (
-            {"optimizer": "prodigy", "learning_rate": 1, "train_text_encoder": True},
-            "text_encoder_learning_rate has no effect",
-        ),
-        (
-            {
-                "optimizer": "prodigy",
-                "learning_rate": 1,
-                "lora_plus_ratio": 4,
-                "blocks": [{"match": "unet.mid_block", "learning_rate": 0.5}],
-            },
-            "lora_plus_ratio and a block's learning_rate has no effect",
-        ),
-        ({"optimizer": "lion"}, "learning_rate is 0.0001, which is much for lion"),
-        ({"optimizer": "adamw_schedulefree"}, "lr_scheduler is cosine"),
-        (
-            {"optimizer": "adamw_schedulefree", "lr_scheduler": "constant", "ema_decay": 0.99},
-            "ema_decay is 0.99",
-        ),
-    ],
-)
-def test_settings_that_do_an_optimizer_no_good_are_said(params, words):
-    (sentence,) = advice(TrainingParams(**params))
-    assert words in sentence

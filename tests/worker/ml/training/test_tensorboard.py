@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from worker.ml.training.tensorboard import TensorBoardLog
+from worker.ml.training.tensorboard import TensorBoardListener, TensorBoardLog
 
 ROW = {
     "step": 1,
@@ -116,3 +116,20 @@ def test_a_run_that_begins_anew_shows_nothing_of_the_one_before(tmp_path):
         log.rows([row(0, loss), row(1, loss)])
         log.close()
     assert losses(tmp_path) == {0: 0.25, 1: 0.25}
+
+
+def test_a_trainers_events_become_curves_and_pictures(tmp_path):
+    picture = tmp_path / "sample.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    listener = TensorBoardListener(tmp_path / "log")
+    empty = {**row(0, 0.0), "loss": None, "prior_drift": 0.5}
+    listener("metrics", {"rows": [empty]})
+    listener("metrics", {"rows": [row(1, 0.4), row(2, 0.3)]})
+    listener("sample", {"step": 2, "prompt": "a fox", "path": str(picture)})
+    # Killed, and gone on from step 1.
+    resumed = TensorBoardListener(tmp_path / "log")
+    resumed("metrics", {"rows": [row(2, 0.2)]})
+    for each in (listener, resumed):
+        each.close()
+    assert losses(tmp_path / "log") == {1: pytest.approx(0.4), 2: pytest.approx(0.2)}
+    assert shown(tmp_path / "log")["validation/prior_drift", 0].simple_value == 0.5
