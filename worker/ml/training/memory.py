@@ -138,7 +138,7 @@ class Footprint:
         Widths follow a rule: a resnet counts its channels, a transformer layer `weight` times its
         channels, each over the area of one latent. With the weights 2 for kept activations and
         0.19 for inputs of blocks alone, four UNets like SDXL's, narrower or with fewer layers, are
-        met within 1%, and emoji-64, a thousandth of its size, within 8% and 30%.
+        met within 1%, and emoji-64, a thousandth of its size, within 30%.
         """
         config: Mapping[str, Any] = unet.config  # type: ignore[assignment]
         layers = {
