@@ -57,14 +57,16 @@ def _fit(points: list[Point], at_end: float | None) -> tuple[Coefficients, float
     """
     # In the first guess, the half with most latents for each trained number begins backward.
     order = sorted(points, key=lambda point: -_latents(point) / point["trained"])
-    early, late = order[: -(-len(order) // 2)], []
+    early = order[: -(-len(order) // 2)]
+    late: list[Point] = []
     while True:
         ends = [
             (point["step_bytes"] - GRADIENT * point["trained"]) / _latents(point) for point in late
         ]
         last = at_end if at_end is not None else sum(ends) / max(1, len(ends))
         begins = _least_squares(early)
-        found = Coefficients(*begins, last)
+        first, second, third, fourth = begins
+        found = Coefficients(first, second, third, fourth, last)
         # A point far above what begins backward is of another moment.
         parted = [point for point in points if point["step_bytes"] > 1.02 * _begins(begins, point)]
         if parted == late:

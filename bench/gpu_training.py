@@ -29,6 +29,7 @@ from app.trainings.params import TrainingParams
 from bench import sdxl, straight_loop
 from bench.settings import BASE, REPOSITORY, Settings
 from worker.ml.training.adapters import add_adapters
+from worker.ml.training.attention import join_projections
 from worker.ml.training.batches import Batch, BatchMaker
 from worker.ml.training.conditioning import CachedText
 from worker.ml.training.ladder import MemoryPlan
@@ -131,15 +132,14 @@ class Bench:
         small = case.memory.storage != "full"
         unet = self._unet(torch.device("cpu") if small else self.device)
         step = self._trainer(unet, case)
-        with self.plan.attention():
-            for number in range(WARM_UP):
-                step(number)
-            self._wait()
-            started = time.perf_counter()
-            for number in range(WARM_UP, WARM_UP + self.steps):
-                step(number)
-            self._wait()
-            return time.perf_counter() - started
+        for number in range(WARM_UP):
+            step(number)
+        self._wait()
+        started = time.perf_counter()
+        for number in range(WARM_UP, WARM_UP + self.steps):
+            step(number)
+        self._wait()
+        return time.perf_counter() - started
 
     def _trainer(self, unet: Any, case: Case) -> Callable[[int], None]:
         """One step of ours as a function of its number, put together as `load_trainee` does it."""
@@ -161,9 +161,8 @@ class Bench:
             LatentImage(latents[n : n + 1], time_ids[n : n + 1], None) for n in range(case.batch)
         ]
         dtype = self.plan.policy.dtype
-        denoiser = Denoiser(
-            unet, CachedText(texts, self.device, dtype), schedule, self.plan.arithmetic, dtype
-        )
+        join_projections(unet, step_by_step=self.plan.plain_attention)
+        denoiser = Denoiser(unet, CachedText(texts, self.device, dtype), schedule, dtype)
         ordered = [parameter for group in groups for parameter in group.parameters]
         group = Group()
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
@@ -235,8 +234,7 @@ class Bench:
 
     def _counted_flops(self) -> float:
         step = self._trainer(self._unet(self.device), Case("ours", 1, MemoryPlan()))
-        # Attention done step by step is counted too.
-        with FlopCounterMode(display=False) as counter, self.plan.attention():
+        with FlopCounterMode(display=False) as counter:
             step(0)
         return float(counter.get_total_flops())
 

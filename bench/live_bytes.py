@@ -1,9 +1,8 @@
 """Counts the bytes of living tensors on the meta device, where tensors have sizes but no memory.
 
 What a step would hold at its peak is known exactly, but for what CUDA and its libraries take for
-themselves, without a GPU and in seconds. Two things that only a GPU does are played:
-`CudaAutocast` casts as torch's autocast does there, and attention keeps what the fused kernel
-keeps.
+themselves, without a GPU and in seconds. One thing that only a GPU does is played: attention keeps
+what the fused kernel keeps.
 """
 
 import weakref
@@ -16,7 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
@@ -59,24 +58,13 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-# Of torch/aten/src/ATen/autocast_mode.h, those that this UNet and its loss call.
-_TO_HALF = {F.linear, F.conv2d, torch.conv2d, torch.addmm, torch.matmul, torch.baddbmm, torch.bmm}
-_TO_FLOAT = {F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm, F.mse_loss}
-
-
-class CudaAutocast(TorchFunctionMode):
-    """Casts as torch.autocast("cuda", bfloat16) does; attention is that of the fused kernel."""
+class CudaAttention(TorchFunctionMode):
+    """Attention keeps what the fused kernel keeps, not what it would take step by step."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            query, key, value = _cast(args[:3] or tuple(kwargs.values())[:3], torch.bfloat16)
-            return FusedAttention.apply(query, key, value)
-        if func in _TO_HALF:
-            args, kwargs = _cast((args, kwargs), torch.bfloat16)
-        elif func in _TO_FLOAT:
-            args, kwargs = _cast((args, kwargs), torch.float32)
-        return func(*args, **kwargs)
+            return FusedAttention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
 
 
 class FusedAttention(torch.autograd.Function):
@@ -97,20 +85,12 @@ class FusedAttention(torch.autograd.Function):
         dots = torch.empty_like(sums)
         found = tuple(torch.empty_like(tensor) for tensor in (query, key, value))
         del summed, dots
-        return found
-
-
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    def one(leaf: Any) -> Any:
-        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return leaf.to(dtype) if floating else leaf
-
-    return tree_map(one, tree)
+        return found[0], found[1], found[2]
 
 
 def checkpoint(module: Any, *args: Any) -> Any:
-    """Gradient checkpointing as diffusers does it, with the casts in the second pass too."""
+    """Gradient checkpointing as diffusers does it, with fused attention in the second pass too."""
     # Backward is itself a call that modes see, and none is active inside a call it sees.
     return torch.utils.checkpoint.checkpoint(
-        module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), CudaAutocast())
+        module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), CudaAttention())
     )

@@ -10,7 +10,6 @@ changes.
 
 import argparse
 import json
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import product
@@ -23,8 +22,9 @@ from torch import Tensor
 
 from app.trainings.params import TrainingParams
 from bench import sdxl
-from bench.live_bytes import CudaAutocast, LiveBytes, checkpoint
+from bench.live_bytes import CudaAttention, LiveBytes, checkpoint
 from worker.ml.training.adapters import add_adapters
+from worker.ml.training.attention import join_projections
 from worker.ml.training.batches import Batch
 from worker.ml.training.objective import NoiseSchedule
 from worker.ml.training.quantized import quantize
@@ -79,6 +79,7 @@ def measure(
     if setting.storage != "full":
         quantize(unet, setting.storage)
     add_adapters({"unet": unet}, params)
+    join_projections(unet, step_by_step=False)
     if setting.checkpointing:
         unet.enable_gradient_checkpointing(checkpoint)
     unet.train()
@@ -88,7 +89,6 @@ def measure(
         unet,
         lambda _: (tokens, vectors),
         NoiseSchedule.of(sdxl.SCHEDULER, params).to(torch.device("meta")),
-        nullcontext,
         torch.bfloat16,
     )
     side = setting.resolution // vae_scale_factor
@@ -103,7 +103,7 @@ def measure(
         weights=_empty(setting.batch),
     )
     tensors = [*unet.parameters(), *unet.buffers()]
-    with LiveBytes() as live, CudaAutocast():
+    with LiveBytes() as live, CudaAttention():
         loss = denoiser.errors(batch, params).sum()
         kept = live.now
         torch.autograd.backward([loss])
@@ -123,13 +123,15 @@ def meta_unet(config: dict[str, Any]) -> Any:
 
 def settings() -> list[Setting]:
     """All that are measured."""
-    found: list[Setting] = []
-    for storage, batches in (("full", (1, 2, 4, 8)), ("int8", (1, 4))):
-        for each in product(
-            (512, 768, 1024), batches, (16, 32), ("attention", "full"), (False, True)
-        ):
-            found.append(Setting(*each, storage))
-    return found
+    targets: tuple[Target, ...] = ("attention", "full")
+    grid: list[tuple[Storage, tuple[int, ...]]] = [("full", (1, 2, 4, 8)), ("int8", (1, 4))]
+    return [
+        Setting(resolution, batch, rank, target, checkpointing, storage)
+        for storage, batches in grid
+        for resolution, batch, rank, target, checkpointing in product(
+            (512, 768, 1024), batches, (16, 32), targets, (False, True)
+        )
+    ]
 
 
 def main() -> None:

@@ -263,13 +263,13 @@ def main() -> None:
     unet = UNet2DConditionModel.from_pretrained(settings.base, subfolder="unet")
     noise_scheduler = DDPMScheduler.from_pretrained(settings.base, subfolder="scheduler")
     inputs_of: Callable[[Any], Inputs] = tuple  # A cached batch is what the UNet is given.
-    shared = {"batch_size": settings.batch_size, "shuffle": True, "num_workers": 0}
+    size = settings.batch_size
     if args.cached:
-        loader: DataLoader[Any] = DataLoader(Cached(args.cached), **shared)
+        loader: DataLoader[Any] = DataLoader(Cached(args.cached), batch_size=size, shuffle=True)
     else:
         inputs_of = Encoder(settings, accelerator, dtype)
         pictures = Pictures(settings, inputs_of.tokenizers)
-        loader = DataLoader(pictures, collate_fn=collate, **shared)
+        loader = DataLoader(pictures, batch_size=size, shuffle=True, collate_fn=collate)
 
     def on_step(step: int) -> None:
         out.write(json.dumps({"step": step, "time": time.time()}) + "\n")

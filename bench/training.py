@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -52,12 +52,13 @@ def main() -> None:
     """Measure and print."""
     args = _arguments()
     steps = -(-args.steps // TOGETHER) * TOGETHER
+    precision: Literal["bf16", "no"] = args.precision or _chosen_precision()
     settings = Settings(
         pictures=example_pictures(args.batch_size),
         batch_size=args.batch_size,
         rank=args.rank,
         steps=WARM_UP + steps,
-        precision=args.precision or _chosen_precision(),
+        precision=precision,
     )
     with tempfile.TemporaryDirectory(prefix="lorawright-bench-") as folder:
         programs = _prepare(settings, Path(folder), args.threads)
@@ -148,7 +149,7 @@ def _steps(event: dict[str, Any]) -> list[int]:
 def _report(
     settings: Settings, runs: dict[str, list[Run]], args: argparse.Namespace
 ) -> dict[str, Any]:
-    medians = {
+    medians: dict[str, dict[str, Any]] = {
         name: {
             "images_per_second": statistics.median(run.images_per_second for run in found),
             "images_per_cpu_second": statistics.median(run.images_per_cpu_second for run in found),
@@ -215,7 +216,7 @@ def _describe(run: Run) -> str:
     )
 
 
-def _chosen_precision() -> str:
+def _chosen_precision() -> Literal["bf16", "no"]:
     """What the trainer chooses on this CPU."""
     from worker.ml.training.plan import cpu_computes_bfloat16
 
