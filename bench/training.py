@@ -238,7 +238,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=60, help="measured steps of each run")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=4)
+    # As the catalog trains this base.
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
