@@ -29,7 +29,7 @@ from app.trainings.params import TrainingParams
 from bench import sdxl, straight_loop
 from bench.settings import BASE, REPOSITORY, Settings
 from worker.ml.training.adapters import add_adapters
-from worker.ml.training.attention import join_projections
+from worker.ml.training.attention import choose_attention
 from worker.ml.training.batches import Batch, BatchMaker
 from worker.ml.training.conditioning import CachedText
 from worker.ml.training.ladder import MemoryPlan
@@ -97,9 +97,10 @@ class Bench:
             caption_dropout_rate=0,
             mixed_precision="bf16" if torch.cuda.is_available() else "auto",
         )
-        self.plan: Plan = make_plan(self.params, scale.vae_scale_factor)
+        with torch.device("meta"):
+            self.footprint = Footprint.of(UNet2DConditionModel(**scale.config))
+        self.plan: Plan = make_plan(self.params, scale.vae_scale_factor, lambda: self.footprint)
         self.device = self.plan.device
-        self.footprint = Footprint.of(self._unet(torch.device("meta")))
         self.matmul_flops = _matmul_flops(self.device, self.plan.policy.dtype)
         self.flops_per_image = (
             SDXL_FLOPS_PER_IMAGE if scale.name == "sdxl" else self._counted_flops()
@@ -161,7 +162,7 @@ class Bench:
             LatentImage(latents[n : n + 1], time_ids[n : n + 1], None) for n in range(case.batch)
         ]
         dtype = self.plan.policy.dtype
-        join_projections(unet, step_by_step=self.plan.plain_attention)
+        choose_attention(unet, step_by_step=self.plan.plain_attention, join=True)
         denoiser = Denoiser(unet, CachedText(texts, self.device, dtype), schedule, dtype)
         ordered = [parameter for group in groups for parameter in group.parameters]
         group = Group()

@@ -24,7 +24,7 @@ from app.trainings.params import TrainingParams
 from bench import sdxl
 from bench.live_bytes import CudaAttention, LiveBytes, checkpoint
 from worker.ml.training.adapters import add_adapters
-from worker.ml.training.attention import join_projections
+from worker.ml.training.attention import choose_attention
 from worker.ml.training.batches import Batch
 from worker.ml.training.objective import NoiseSchedule
 from worker.ml.training.quantized import quantize
@@ -79,7 +79,7 @@ def measure(
     if setting.storage != "full":
         quantize(unet, setting.storage)
     add_adapters({"unet": unet}, params)
-    join_projections(unet, step_by_step=False)
+    choose_attention(unet, step_by_step=False, join=True)
     if setting.checkpointing:
         unet.enable_gradient_checkpointing(checkpoint)
     unet.train()

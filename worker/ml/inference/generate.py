@@ -1,6 +1,6 @@
 """Draw: bring the base to the wanted LoRAs, denoise in batches, decode one by one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from worker.ml.inference.bank import LoraReport
+from worker.ml.base_models.trigger_words import TriggerWords, triggers_in_place
+from worker.ml.inference.bank import BankedLora, LoraReport
 from worker.ml.inference.errors import InitImageInvalid, Stopped, StrengthTooLow
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.prompts import PromptEmbeds, encode_prompts
@@ -72,9 +73,7 @@ def generate(
     activation = handle.bank.activate(
         [(lora, wanted.weight) for lora, wanted in zip(banked, spec.loras, strict=True)]
     )
-    embeds = encode_prompts(
-        handle.pipeline, spec.prompt, spec.negative_prompt, guided=spec.guidance_scale > 1
-    )
+    embeds = _embed(handle, spec, banked)
     start = None if source is None else _encode_image(handle, source)
 
     images: list[GeneratedImage] = []
@@ -101,6 +100,29 @@ def generate(
             image = _decode(handle, latent.unsqueeze(0))
             images.append(GeneratedImage(image, seed, image.width, image.height))
     return Generation(images, list(activation.reports))
+
+
+def _embed(
+    handle: PipelineHandle, spec: GenerationSpec, banked: Sequence[BankedLora]
+) -> PromptEmbeds:
+    """The prompts, with the vectors that the set's LoRAs bring for their trigger words."""
+    parts = {name: getattr(handle.pipeline, name) for name in ("text_encoder", "text_encoder_2")}
+    bringing = {
+        lora.lora.trigger.casefold(): lora.lora
+        # Of two LoRAs with the same word the first is heard.
+        for lora, wanted in reversed(list(zip(banked, spec.loras, strict=True)))
+        if lora.lora.trigger and wanted.weight != 0 and lora.lora.embeddings.keys() == parts.keys()
+    }
+    counts = {word: len(lora.embeddings["text_encoder"]) for word, lora in bringing.items()}
+    vectors = {name: [lora.embeddings[name] for lora in bringing.values()] for name in parts}
+    with triggers_in_place(parts, vectors):
+        return encode_prompts(
+            handle.pipeline,
+            spec.prompt,
+            spec.negative_prompt,
+            guided=spec.guidance_scale > 1,
+            triggers=TriggerWords(tuple(counts.items())),
+        )
 
 
 def batch_limit(handle: PipelineHandle, spec: GenerationSpec) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.ml.base_models.trigger_words import TriggerWords
 from worker.ml.inference.errors import PromptInvalid
 
 _WEIGHT = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
@@ -43,7 +44,12 @@ class PromptEmbeds:
 
 @torch.no_grad()
 def encode_prompts(
-    pipeline: Any, prompt: str, negative_prompt: str, *, guided: bool
+    pipeline: Any,
+    prompt: str,
+    negative_prompt: str,
+    *,
+    guided: bool,
+    triggers: TriggerWords | None = None,
 ) -> PromptEmbeds:
     """Embed a prompt and its negative by both text encoders of an SDXL pipeline.
 
@@ -52,6 +58,7 @@ def encode_prompts(
 
     Args:
         guided: whether classifier-free guidance needs the negative.
+        triggers: words that the encoders have vectors of their own for.
 
     Raises:
         PromptInvalid: a weight is beyond ±10.
@@ -60,11 +67,13 @@ def encode_prompts(
         (pipeline.tokenizer, pipeline.text_encoder),
         (pipeline.tokenizer_2, pipeline.text_encoder_2),
     )
-    positive = [_chunks(tokenizer, parse_prompt(prompt)) for tokenizer, _ in encoders]
+    words = triggers or TriggerWords()
+    positive = [_chunks(tokenizer, words, parse_prompt(prompt)) for tokenizer, _ in encoders]
     zeros = not negative_prompt and bool(pipeline.config.force_zeros_for_empty_prompt)
     negative: list[list[list[Token]]] = [[[]], [[]]]
     if guided and not zeros:
-        negative = [_chunks(tokenizer, parse_prompt(negative_prompt)) for tokenizer, _ in encoders]
+        runs = parse_prompt(negative_prompt)
+        negative = [_chunks(tokenizer, words, runs) for tokenizer, _ in encoders]
     # Guidance runs both in one batch, and both encoders are joined token by token: one length.
     count = max(len(chunks) for chunks in (*positive, *negative))
 
@@ -133,25 +142,30 @@ def _closing(text: str, start: int) -> int | None:
     return None
 
 
-def _chunks(tokenizer: Any, runs: list[tuple[str, float]]) -> list[list[Token]]:
+def _chunks(
+    tokenizer: Any, triggers: TriggerWords, runs: list[tuple[str, float]]
+) -> list[list[Token]]:
     """Tokens with weights in chunks of what the encoder takes less start and end; at least one."""
     size = tokenizer.model_max_length - 2
     tokens: list[Token] = []
     for text, weight in runs:
         # Longer than the encoder takes is expected here, and cut below.
-        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        tokens.extend((token, weight) for token in ids)
+        tokens.extend((token, weight) for token in triggers.ids(tokenizer, text))
     chunks = []
     while len(tokens) > size:
         cut = size
         # `</w>` ends a word; one longer than a chunk is cut where it must be.
-        words = tokenizer.convert_ids_to_tokens([token for token, _ in tokens[:size]])
-        while cut > 0 and not words[cut - 1].endswith("</w>"):
+        while cut > 0 and not _ends_word(tokenizer, tokens[cut - 1][0]):
             cut -= 1
         cut = cut or size
         chunks.append(tokens[:cut])
         tokens = tokens[cut:]
     return [*chunks, tokens]
+
+
+def _ends_word(tokenizer: Any, token: int) -> bool:
+    # Vectors of a trigger word are words of their own.
+    return token < 0 or bool(tokenizer.convert_ids_to_tokens(token).endswith("</w>"))
 
 
 def _encode(

@@ -89,7 +89,7 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     from worker.ml.training.loop import Training
     from worker.ml.training.optimisers import require_packages
     from worker.ml.training.parallel import joined_group
-    from worker.ml.training.plan import make_plan
+    from worker.ml.training.plan import footprint_of, make_plan
     from worker.ml.training.prepare import count_steps, prepare
 
     def pause() -> None:
@@ -99,7 +99,9 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     require_packages(spec.params)
     _quiet_libraries()
     torch.manual_seed(spec.seed)
-    plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
+    plan = make_plan(
+        spec.params, spec.base_model.vae_scale_factor, lambda: footprint_of(spec.base_model)
+    )
     if plan.device.type == "cpu":
         keep_freed_memory()
     else:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from worker.ml.base_models.trigger_words import TriggerWord
+from worker.ml.base_models.trigger_words import TriggerWords
 from worker.ml.training.text import TextEncoders, TextStore
 
 
@@ -37,13 +37,11 @@ class CachedText:
 class TrainedText:
     """The text encoders themselves, with what is trained in them; gradients flow through."""
 
-    def __init__(self, encoders: TextEncoders, dtype: torch.dtype, trigger: TriggerWord | None):
+    def __init__(self, encoders: TextEncoders, dtype: torch.dtype, triggers: TriggerWords):
         self._encoders = encoders
         self._dtype = dtype
-        self._trigger = trigger
+        self._triggers = triggers
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        if self._trigger is not None:
-            texts = [self._trigger.place(text) for text in texts]
-        tokens, pooled = self._encoders.encode(texts)
+        tokens, pooled = self._encoders.encode(texts, self._triggers)
         return tokens.to(self._dtype), pooled.to(self._dtype)

@@ -12,7 +12,7 @@ from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import AdapterModule, Lora
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
-from worker.ml.lora_files.write import write_kohya
+from worker.ml.lora_files.write import write_lora
 from worker.ml.training.errors import ExportMismatch
 from worker.ml.training.file_metadata import file_metadata
 from worker.ml.training.spec import TrainingSpec
@@ -51,11 +51,31 @@ def export_checkpoint(
         ExportMismatch: what was read is not what was trained.
     """
     metadata = file_metadata(spec, prediction=prediction, step=step, epoch=epoch, steps=steps)
-    written = write_kohya(path, lora, shape, metadata, torch.float16)
+    written = write_lora(path, lora, shape, metadata, torch.float16)
     _check(path, lora, index)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     return ExportedFile(path, digest, path.stat().st_size, written)
+
+
+def export_layouts(
+    file: ExportedFile, lora: Lora, spec: TrainingSpec, shape: UnetShape
+) -> list[Path]:
+    """Write the same LoRA in the other layouts that the spec asks for, beside a kohya file.
+
+    `00000120.diffusers.safetensors`; PEFT's in a folder of its own, `00000120.peft/`, with its
+    configuration, as PEFT reads it.
+    """
+    written: list[Path] = []
+    for layout in spec.also_layouts:
+        path = file.path.with_name(f"{file.path.stem}.{layout}.safetensors")
+        if layout == "peft":
+            folder = file.path.with_name(f"{file.path.stem}.peft")
+            folder.mkdir(exist_ok=True)
+            path = folder / "adapter_model.safetensors"
+        write_lora(path, lora, shape, file.metadata, torch.float16, layout)
+        written.append(path)
+    return written
 
 
 def _check(path: Path, trained: Lora, index: LoraIndex) -> None:

@@ -16,7 +16,7 @@ from worker.ml.training import sampling
 from worker.ml.training.batches import Batch, BatchMaker
 from worker.ml.training.errors import BaseModelUnsuitable, OutOfMemory, Stopped
 from worker.ml.training.events import Events
-from worker.ml.training.export import export_checkpoint
+from worker.ml.training.export import export_checkpoint, export_layouts
 from worker.ml.training.ladder import MemoryPlan
 from worker.ml.training.parallel import Group
 from worker.ml.training.plan import Plan
@@ -236,6 +236,7 @@ class Training:
             epoch=epoch + 1,
             steps=self.prepared.steps,
         )
+        export_layouts(file, lora, self.spec, self.trainee.shape)
         self.position.checkpoints[step] = measured
         self.position.ended_early = self._is_past_its_best()
         self.events.send(

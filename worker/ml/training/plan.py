@@ -1,6 +1,7 @@
 """Where and in what precision to train, and why: decided before anything is loaded."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,10 @@ import torch
 
 from app.trainings.params import TrainingParams
 from worker.ml.base_models.device import DevicePolicy, choose_policy
+from worker.ml.training.errors import OutOfMemory
 from worker.ml.training.ladder import MemoryPlan, Storage
+from worker.ml.training.memory import Demand, Footprint, choose, smaller_storage
+from worker.ml.training.spec import BaseModelSpec
 
 PLAIN_ATTENTION_LATENT_SIDE = 32
 # Above this, latents and embeddings are read from the disk as they are needed.
@@ -52,16 +56,61 @@ class Plan:
         return torch.device("cpu")
 
 
-def make_plan(params: TrainingParams, vae_scale_factor: int) -> Plan:
+def make_plan(
+    params: TrainingParams, vae_scale_factor: int, footprint: Callable[[], Footprint]
+) -> Plan:
     """Choose from the device found, its free memory, and what the parameters ask.
 
     Args:
         vae_scale_factor: of the base model, pixels per latent each way.
+        footprint: of its UNet; asked where memory is counted.
     """
     if torch.cuda.is_available():
         rank = int(os.environ.get("LOCAL_RANK", "0"))
-        return _cuda_plan(torch.device("cuda", rank), params)
+        return _cuda_plan(torch.device("cuda", rank), params, vae_scale_factor, footprint())
     return _cpu_plan(params, params.resolution // vae_scale_factor)
+
+
+def fit(
+    params: TrainingParams,
+    vae_scale_factor: int,
+    footprint: Footprint,
+    *,
+    free_bytes: int,
+    element: int,
+    smaller: Storage,
+) -> tuple[MemoryPlan, tuple[str, ...]]:
+    """The first plan down the ladder that should fit, and why; the last one if none should.
+
+    Args:
+        element: bytes of a number of the arithmetic.
+        smaller: how frozen weights are kept if it comes to that.
+    """
+    demand = Demand.of(params, footprint, vae_scale_factor, element=element)
+    asked = params.gradient_checkpointing, params.base_storage
+    try:
+        choice = choose(free_bytes, demand, smaller, checkpointing=asked[0], storage=asked[1])
+    except OutOfMemory as error:
+        # An estimate: a little short on paper may be enough in fact, and memory that runs out is
+        # noticed.
+        least = MemoryPlan(
+            checkpointing=asked[0] != "off",
+            parts=params.batch_size,
+            storage=smaller if asked[1] == "auto" else asked[1],
+        )
+        return least, (f"{error}; trying with that",)
+    return choice.plan, choice.reasons
+
+
+def footprint_of(base: BaseModelSpec) -> Footprint:
+    """Of the base's UNet, from its configuration alone."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    config = UNet2DConditionModel.load_config(
+        base.location, subfolder="unet", revision=base.revision
+    )
+    with torch.device("meta"):
+        return Footprint.of(UNet2DConditionModel.from_config(config))
 
 
 def cpu_computes_bfloat16() -> bool:
@@ -102,7 +151,9 @@ def _asked_storage(params: TrainingParams) -> Storage:
     return "full" if params.base_storage == "auto" else params.base_storage
 
 
-def _cuda_plan(device: torch.device, params: TrainingParams) -> Plan:
+def _cuda_plan(
+    device: torch.device, params: TrainingParams, vae_scale_factor: int, footprint: Footprint
+) -> Plan:
     chosen = choose_policy(str(device))
     dtype = {
         "auto": chosen.dtype,
@@ -112,19 +163,25 @@ def _cuda_plan(device: torch.device, params: TrainingParams) -> Plan:
     }[params.mixed_precision]
     free, total = torch.cuda.mem_get_info(device)
     why = "as asked" if params.mixed_precision != "auto" else "the fastest it computes well in"
-    # Ada and Hopper read float8 themselves; others would only unpack it slower than int8.
-    smaller: Storage = "fp8" if torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
+    smaller = smaller_storage(torch.cuda.get_device_capability(device))
+    memory, why_so = fit(
+        params,
+        vae_scale_factor,
+        footprint,
+        free_bytes=free,
+        element=dtype.itemsize,
+        smaller=smaller,
+    )
     return Plan(
         DevicePolicy(device, dtype, chosen.vae_dtype),
         plain_attention=False,
-        memory=MemoryPlan(
-            checkpointing=params.gradient_checkpointing == "on", storage=_asked_storage(params)
-        ),
+        memory=memory,
         smaller_storage=smaller,
         cache_placement=params.cache_placement,
         reasons=(
             f"device {torch.cuda.get_device_name(device)}: {free / _GIB:.1f} of "
             f"{total / _GIB:.1f} GiB are free",
             f"base in {str(dtype).removeprefix('torch.')}, LoRA in float32: {why}",
+            *why_so,
         ),
     )

@@ -83,6 +83,8 @@ class TrainingSpec(_Frozen):
     images: Annotated[list[ImageSpec], Field(min_length=1)]
     # A LoRA file to go on from; its kind and ranks must be those of the parameters.
     warm_start: str | None = None
+    # Beside the kohya file of each checkpoint, the same in these layouts.
+    also_layouts: list[Literal["diffusers", "peft"]] = Field(default_factory=list)
     # Shown to base and LoRA alike, to measure how far the LoRA moves what it should leave alone.
     generic_prompts: list[str] = Field(
         default=[
@@ -104,6 +106,20 @@ class TrainingSpec(_Frozen):
     def _has_seed(self) -> "TrainingSpec":
         if self.params.seed is None:
             raise ValueError("params.seed must be set: the spec decides every random choice")
+        return self
+
+    @model_validator(mode="after")
+    def _layouts_can_say_it(self) -> "TrainingSpec":
+        params = self.params
+        if not self.also_layouts:
+            return self
+        names = " and ".join(self.also_layouts)
+        if params.variant == "lokr" or (params.variant == "loha" and "diffusers" in names):
+            raise ValueError(f"also_layouts: {names} cannot express {params.variant}")
+        if params.trigger_vectors:
+            raise ValueError(f"also_layouts: {names} cannot hold a trigger word's vectors")
+        if "peft" in self.also_layouts and params.train_text_encoder:
+            raise ValueError("also_layouts: peft holds one network a file, not text encoders too")
         return self
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.ml.base_models.trigger_words import TriggerWords
 from worker.ml.training.cache import TensorCache, cache_key
 from worker.ml.training.errors import EmbeddingsNotFinite
 from worker.ml.training.parallel import Group
@@ -41,17 +42,14 @@ class TextEncoders:
     tokenizers: tuple[Any, Any]
     encoders: tuple[Any, Any]
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, texts: Sequence[str], triggers: TriggerWords | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embed texts, each cut at 77 tokens: (B, 77, 2048 on SDXL) and (B, 1280 on SDXL)."""
+        triggers = triggers or TriggerWords()
         states: list[Tensor] = []
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            ids = tokenizer(
-                list(texts),
-                padding="max_length",
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            ).input_ids
+            ids = torch.tensor([_framed(tokenizer, triggers, text) for text in texts])
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])  # (B, 77, width)
         return torch.cat(states, dim=-1), output.text_embeds  # of the second encoder
@@ -73,6 +71,13 @@ class TextEncoders:
             TextEmbedding(row.clone(), vector.clone(), self.is_cut(text))
             for text, row, vector in zip(texts, tokens.cpu(), pooled.cpu(), strict=True)
         ]
+
+
+def _framed(tokenizer: Any, triggers: TriggerWords, text: str) -> list[int]:
+    """77 tokens: start, the text's first ones, end, and padding."""
+    ids = triggers.ids(tokenizer, text)[: MAX_TOKENS - 2]
+    padding = [tokenizer.pad_token_id] * (MAX_TOKENS - 2 - len(ids))
+    return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]
 
 
 class TextStore:

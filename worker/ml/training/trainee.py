@@ -14,9 +14,10 @@ from worker.ml.base_models.hashing import hash_tensors
 from worker.ml.base_models.load import BaseModel, load_base_model
 from worker.ml.base_models.trigger_words import (
     TriggerEmbedding,
-    TriggerWord,
+    TriggerWords,
     add_trigger,
     trigger_vectors,
+    vectors_like,
 )
 from worker.ml.lora_files.errors import LoraFileError
 from worker.ml.lora_files.index import LoraIndex
@@ -47,6 +48,7 @@ from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.step import Denoiser, Stepper
 from worker.ml.training.text import TextEncoders
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _AVERAGE = "average."
 _VALUE = "value."
 _MOMENT = "moment."
@@ -170,7 +172,7 @@ def load_trainee(
     encoders: TextEncoders | None = None
     if trains_text(spec):
         encoders = load_text_encoders(spec, plan.policy)
-        networks |= {"text_encoder": encoders.encoders[0], "text_encoder_2": encoders.encoders[1]}
+        networks |= dict(zip(TEXT_ENCODERS, encoders.encoders, strict=True))
     # Before weights are made small and layers put on, while every module is what it was.
     index = LoraIndex(networks)
     if plan.memory.storage != "full":
@@ -180,7 +182,7 @@ def load_trainee(
     choose_attention(base.unet, step_by_step=plan.plain_attention, join=plan.device.type == "cuda")
     if spec.warm_start is not None:
         _go_on_from(Path(spec.warm_start), adapters, index, events)
-    trigger, tables = _trigger(spec, encoders)
+    triggers, tables = _trigger(spec, encoders)
     parameters = adapters.named_parameters()
     parameters |= {f"trigger.{name}": table.vectors for name, table in tables.items()}
     groups = adapters.groups(params)
@@ -194,7 +196,7 @@ def load_trainee(
         raise SpecInvalid(str(error)) from error
     condition: Conditioner
     if encoders is not None:
-        condition = TrainedText(encoders, plan.policy.dtype, trigger)
+        condition = TrainedText(encoders, plan.policy.dtype, triggers)
     else:
         assert prepared.texts is not None, "texts are prepared unless their encoders are trained"
         condition = CachedText(prepared.texts, plan.device, plan.policy.dtype)
@@ -249,16 +251,20 @@ def _go_on_from(path: Path, adapters: Adapters, index: LoraIndex, events: Events
 
 def _trigger(
     spec: TrainingSpec, encoders: TextEncoders | None
-) -> tuple[TriggerWord | None, dict[str, TriggerEmbedding]]:
-    count = spec.params.trigger_vectors
+) -> tuple[TriggerWords, dict[str, TriggerEmbedding]]:
+    count, word = spec.params.trigger_vectors, spec.trigger_word
     if not count:
-        return None, {}
-    if not spec.trigger_word:
+        return TriggerWords(), {}
+    if not word:
         raise SpecInvalid(f"trigger_vectors is {count}, but there is no trigger word to train")
     assert encoders is not None, "text encoders are loaded when a trigger word is trained"
-    word = TriggerWord.of(spec.trigger_word, count)
-    tables = add_trigger(word, encoders.tokenizers, encoders.encoders)
-    return word, dict(zip(("text_encoder", "text_encoder_2"), tables, strict=True))
+    tables = {
+        name: add_trigger(encoder, vectors_like(tokenizer, encoder, word, count))
+        for name, tokenizer, encoder in zip(
+            TEXT_ENCODERS, encoders.tokenizers, encoders.encoders, strict=True
+        )
+    }
+    return TriggerWords(((word, count),)), tables
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from worker.ml.base_models.trigger_words import TriggerWords
 from worker.ml.inference.errors import PromptInvalid
 from worker.ml.inference.prompts import encode_prompts, parse_prompt
 
@@ -64,7 +65,7 @@ def test_chunks_are_cut_between_words(handle):
 
     tokenizer = handle.pipeline.tokenizer
     text = "extraordinarily incomprehensible hippopotamus " * 20
-    chunks = _chunks(tokenizer, [(text, 1.0)])
+    chunks = _chunks(tokenizer, TriggerWords(), [(text, 1.0)])
     assert len(chunks) > 1
     tokens = [[token for token, _ in chunk] for chunk in chunks]
     assert all(len(chunk) <= 75 for chunk in tokens)

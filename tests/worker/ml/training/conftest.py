@@ -17,7 +17,7 @@ from PIL import Image
 from worker.ml.training.events import Events
 from worker.ml.training.loop import Training
 from worker.ml.training.parallel import Group
-from worker.ml.training.plan import make_plan
+from worker.ml.training.plan import footprint_of, make_plan
 from worker.ml.training.prepare import count_steps, prepare
 from worker.ml.training.spec import fingerprint, read_spec
 
@@ -189,7 +189,9 @@ class Run:
         spec = read_spec(spec_path)
         self._told = io.StringIO()
         events = Events(self._told)
-        plan = make_plan(spec.params, spec.base_model.vae_scale_factor)
+        plan = make_plan(
+            spec.params, spec.base_model.vae_scale_factor, lambda: footprint_of(spec.base_model)
+        )
         self.training = Training(
             spec=spec,
             spec_sha256=fingerprint(spec),

@@ -77,8 +77,8 @@ def test_a_file_with_other_weights_is_refused(checkpoint, monkeypatch):
         }
         return write(path, Lora(changed), *rest)
 
-    write = export.write_kohya
-    monkeypatch.setattr(export, "write_kohya", careless)
+    write = export.write_lora
+    monkeypatch.setattr(export, "write_lora", careless)
     with pytest.raises(ExportMismatch, match=PATH):
         checkpoint(_lora())
 
