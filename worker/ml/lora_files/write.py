@@ -71,17 +71,6 @@ def write_lora(
     return complete
 
 
-def write_kohya(
-    path: Path,
-    lora: Lora,
-    shape: UnetShape,
-    metadata: Mapping[str, str],
-    dtype: torch.dtype = torch.float16,
-) -> dict[str, str]:
-    """`write_lora` in kohya's layout."""
-    return write_lora(path, lora, shape, metadata, dtype)
-
-
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file; the same tensors and words always give the same bytes.
 

@@ -16,8 +16,8 @@ from worker.ml.training.dataset_keys import KEYS
 from worker.ml.training.dataset_toml import Subset
 from worker.ml.training.errors import SpecInvalid
 from worker.ml.training.folders import (
-    NotUsable,
     Picture,
+    PictureUnfit,
     Tell,
     contents,
     looks_like_picture,
@@ -300,7 +300,7 @@ def _masks(
     for picture in pictures:
         try:
             found[picture.path] = measure(by_stem[picture.path.stem])
-        except NotUsable as error:
+        except PictureUnfit as error:
             name = by_stem[picture.path.stem].name
             raise SpecInvalid(f"{where}: the mask {name} cannot be used: {error}") from error
     return found

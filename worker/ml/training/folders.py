@@ -32,7 +32,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _REPEATED = re.compile(r"(\d+)_(.*)", re.DOTALL)
 
 
-class NotUsable(Exception):
+class PictureUnfit(Exception):
     """A file is no picture to train on; the text is the reason."""
 
 
@@ -72,28 +72,28 @@ def measure(path: Path) -> Picture:
     """Decode a file to the end, and measure it.
 
     Raises:
-        NotUsable: it is no picture, is cut off, or cannot be read.
+        PictureUnfit: it is no picture, is cut off, or cannot be read.
     """
     if is_junk(path.name):
-        raise NotUsable("left behind by a desktop")
+        raise PictureUnfit("left behind by a desktop")
     if path.suffix.lower() not in SUFFIXES:
-        raise NotUsable(f"not a picture that is read: those end in {', '.join(SUFFIXES)}")
+        raise PictureUnfit(f"not a picture that is read: those end in {', '.join(SUFFIXES)}")
     if not os.path.isfile(path):
-        raise NotUsable("no file, or a link to nothing")
+        raise PictureUnfit("no file, or a link to nothing")
     # A spec is JSON, which carries no other names.
     if not is_utf8(str(path.absolute())):
-        raise NotUsable("its path is not UTF-8")
+        raise PictureUnfit("its path is not UTF-8")
     try:
         data = path.read_bytes()
         if not data:
-            raise NotUsable("empty")
+            raise PictureUnfit("empty")
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             image.load()
             width, height = image.size
             if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
                 width, height = height, width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NotUsable(f"does not decode: {_reason(error)}") from error
+        raise PictureUnfit(f"does not decode: {_reason(error)}") from error
     return Picture(path, hashlib.sha256(data).hexdigest(), width, height)
 
 
@@ -103,10 +103,10 @@ def measure_all(paths: Sequence[Path], warn: Tell) -> list[Picture]:
     A picture that is there twice, byte for byte, is kept and told.
     """
 
-    def attempt(path: Path) -> Picture | NotUsable:
+    def attempt(path: Path) -> Picture | PictureUnfit:
         try:
             return measure(path)
-        except NotUsable as reason:
+        except PictureUnfit as reason:
             return reason
 
     with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def measure_all(paths: Sequence[Path], warn: Tell) -> list[Picture]:
     found: list[Picture] = []
     first: dict[str, Path] = {}
     for path, outcome in zip(paths, tried, strict=True):
-        if isinstance(outcome, NotUsable):
+        if isinstance(outcome, PictureUnfit):
             warn(f"{path.name} is skipped: {outcome}")
             continue
         found.append(outcome)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from worker.ml.lora_files.errors import LoraNotFinite
 from worker.ml.lora_files.modules import Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape
-from worker.ml.lora_files.write import serialise, write_kohya
+from worker.ml.lora_files.write import serialise, write_lora
 
 SDXL = UnetShape(2, (True, True, False))
 PATH = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -37,7 +37,7 @@ def lora():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_tensors_come_back_under_kohyas_names(lora, dtype, tmp_path):
-    write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA, dtype)
+    write_lora(tmp_path / "a.safetensors", lora, SDXL, METADATA, dtype)
     tensors = load_file(tmp_path / "a.safetensors")
     assert set(tensors) == {f"{KEY}.lora_down.weight", f"{KEY}.lora_up.weight", f"{KEY}.alpha"}
     module = lora.modules[PATH]
@@ -49,7 +49,7 @@ def test_tensors_come_back_under_kohyas_names(lora, dtype, tmp_path):
 
 
 def test_metadata_comes_back_with_both_hashes(lora, tmp_path):
-    written = write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA)
+    written = write_lora(tmp_path / "a.safetensors", lora, SDXL, METADATA)
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata() == written
     assert written.items() >= METADATA.items()
@@ -59,7 +59,7 @@ def test_metadata_comes_back_with_both_hashes(lora, tmp_path):
     # Of the tensors alone, so that a new title leaves it be.
     assert written["sshs_model_hash"] == hashlib.sha256(data[tensors_at:]).hexdigest()
     assert len(written["sshs_legacy_hash"]) == 8
-    again = write_kohya(tmp_path / "b.safetensors", lora, SDXL, {**METADATA, "other": "y"})
+    again = write_lora(tmp_path / "b.safetensors", lora, SDXL, {**METADATA, "other": "y"})
     assert again["sshs_model_hash"] == written["sshs_model_hash"]
     assert again["sshs_legacy_hash"] == written["sshs_legacy_hash"]
 
@@ -82,7 +82,7 @@ def test_another_process_writes_the_same_bytes():
 
 
 def test_nothing_half_written_is_left_beside_the_file(lora, tmp_path):
-    write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA)
+    write_lora(tmp_path / "a.safetensors", lora, SDXL, METADATA)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -90,5 +90,5 @@ def test_nothing_half_written_is_left_beside_the_file(lora, tmp_path):
 def test_values_that_the_format_cannot_hold_are_refused_and_nothing_written(lora, value, tmp_path):
     lora.modules[PATH].up[3, 1] = value
     with pytest.raises(LoraNotFinite, match=rf"{KEY}\.lora_up\.weight .* torch\.float16"):
-        write_kohya(tmp_path / "a.safetensors", lora, SDXL, METADATA, torch.float16)
+        write_lora(tmp_path / "a.safetensors", lora, SDXL, METADATA, torch.float16)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from worker.ml.training.errors import SpecInvalid
 from worker.ml.training.folders import (
-    NotUsable,
+    PictureUnfit,
     measure,
     pictures_in,
     repeats_and_class,
@@ -107,7 +107,7 @@ def test_a_picture_under_a_wrong_ending_is_still_one(riso):
 def test_a_picture_of_a_kind_that_the_service_refuses_is_refused_here_too(riso):
     with Image.open(riso / "bear.png") as image:
         image.convert("P").save(riso / "bear2.png", format="GIF")
-    with pytest.raises(NotUsable, match="does not decode"):
+    with pytest.raises(PictureUnfit, match="does not decode"):
         measure(riso / "bear2.png")
 
 
