@@ -1,4 +1,4 @@
-"""Fits the coefficients of worker/ml/training/memory.py on what bench/memory.py measured.
+"""Fits the coefficients of worker/ml/training/memory/footprint.py on what bench/memory.py measured.
 
     python -m bench.fit_memory [FILE]
 
@@ -17,7 +17,7 @@ import torch
 
 from bench import sdxl
 from bench.memory import RESULTS
-from worker.ml.training.memory import SDXL, Coefficients
+from worker.ml.training.memory.footprint import SDXL, Coefficients
 
 Point = dict[str, Any]
 # Bytes of a trained number's gradient.

@@ -28,21 +28,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.trainings.params import TrainingParams
 from bench import sdxl, straight_loop
 from bench.settings import BASE, REPOSITORY, Settings
-from worker.ml.training.adapters import add_adapters
-from worker.ml.training.attention import choose_attention
 from worker.ml.training.batches import Batch, BatchMaker
-from worker.ml.training.conditioning import CachedText
-from worker.ml.training.ladder import MemoryPlan
-from worker.ml.training.latents import LatentImage
-from worker.ml.training.memory import GIB, Demand, Footprint
-from worker.ml.training.objective import NoiseSchedule
-from worker.ml.training.optimisers import make_optimizer
+from worker.ml.training.data.conditioning import CachedText
+from worker.ml.training.data.latents import LatentImage
+from worker.ml.training.data.text import TextEmbedding
+from worker.ml.training.learning.objective import NoiseSchedule
+from worker.ml.training.learning.optimisers import make_optimizer
+from worker.ml.training.memory.footprint import GIB, Demand, Footprint
+from worker.ml.training.memory.ladder import MemoryPlan
+from worker.ml.training.memory.plan import Plan, make_plan
+from worker.ml.training.network.adapters import add_adapters
+from worker.ml.training.network.attention import choose_attention
+from worker.ml.training.network.quantized import quantize
 from worker.ml.training.parallel import Group
-from worker.ml.training.plan import Plan, make_plan
-from worker.ml.training.quantized import quantize
 from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.step import Denoiser, Stepper
-from worker.ml.training.text import TextEmbedding
 
 WARM_UP = 5
 RANK = 32

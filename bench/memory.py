@@ -4,8 +4,8 @@
 
 The trainer's own layers, quantised weights and step run on the meta device, and every living
 tensor is counted; see `live_bytes` for how far that is from a GPU. The coefficients in
-worker/ml/training/memory.py are fitted on the file this writes; run both again when the step
-changes.
+worker/ml/training/memory/footprint.py are fitted on the file this writes; run both again when
+the step changes.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from torch import Tensor
 from app.trainings.params import TrainingParams
 from bench import sdxl
 from bench.live_bytes import CudaAttention, LiveBytes, checkpoint
-from worker.ml.training.adapters import add_adapters
-from worker.ml.training.attention import choose_attention
 from worker.ml.training.batches import Batch
-from worker.ml.training.objective import NoiseSchedule
-from worker.ml.training.quantized import quantize
+from worker.ml.training.learning.objective import NoiseSchedule
+from worker.ml.training.network.adapters import add_adapters
+from worker.ml.training.network.attention import choose_attention
+from worker.ml.training.network.quantized import quantize
 from worker.ml.training.step import Denoiser
 
 RESULTS = Path(__file__).parent / "results" / "memory_sdxl.json"

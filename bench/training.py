@@ -218,7 +218,7 @@ def _describe(run: Run) -> str:
 
 def _chosen_precision() -> Literal["bf16", "no"]:
     """What the trainer chooses on this CPU."""
-    from worker.ml.training.plan import cpu_computes_bfloat16
+    from worker.ml.training.memory.plan import cpu_computes_bfloat16
 
     return "bf16" if cpu_computes_bfloat16() else "no"
 

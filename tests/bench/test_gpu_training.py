@@ -3,7 +3,7 @@
 import pytest
 
 from bench.gpu_training import Bench, Case, _toy
-from worker.ml.training.ladder import MemoryPlan
+from worker.ml.training.memory.ladder import MemoryPlan
 
 CASES = [
     Case("straight", 2, MemoryPlan()),

@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from worker.ml.training import command_line
 from worker.ml.training.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -36,6 +35,7 @@ from worker.ml.training.errors import (
     TrainingError,
 )
 from worker.ml.training.events import Events
+from worker.ml.training.shell import command_line
 from worker.ml.training.spec import fingerprint, read_spec
 
 
@@ -71,7 +71,7 @@ def _tensorboard(folder: Path | None, events: Events) -> Iterator[None]:
     if folder is None:
         yield
         return
-    from worker.ml.training.tensorboard import TensorBoardListener
+    from worker.ml.training.watching.tensorboard import TensorBoardListener
 
     with closing(TensorBoardListener(folder)) as listener:
         events.hear(listener)
@@ -84,13 +84,13 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     import torch
 
     from worker.ml.base_models.load import BaseModelUnavailable
-    from worker.ml.training.advice import advice, describe
-    from worker.ml.training.host_memory import keep_freed_memory
+    from worker.ml.training.data.prepare import count_steps, prepare
+    from worker.ml.training.learning.optimisers import require_packages
     from worker.ml.training.loop import Training
-    from worker.ml.training.optimisers import require_packages
+    from worker.ml.training.memory.host_memory import keep_freed_memory
+    from worker.ml.training.memory.plan import footprint_of, make_plan
     from worker.ml.training.parallel import joined_group
-    from worker.ml.training.plan import footprint_of, make_plan
-    from worker.ml.training.prepare import count_steps, prepare
+    from worker.ml.training.watching.advice import advice, describe
 
     def pause() -> None:
         if stop.is_set():

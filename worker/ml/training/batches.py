@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.ml.training import captions, sampling
-from worker.ml.training.latents import LatentStore
+from worker.ml.training import sampling
+from worker.ml.training.data import captions
+from worker.ml.training.data.latents import LatentStore
 from worker.ml.training.parallel import Group
 from worker.ml.training.spec import TrainingSpec
 

@@ -14,19 +14,19 @@ import torch
 
 from worker.ml.training import sampling
 from worker.ml.training.batches import Batch, BatchMaker
+from worker.ml.training.data.prepare import Prepared
 from worker.ml.training.errors import BaseModelUnsuitable, OutOfMemory, Stopped
 from worker.ml.training.events import Events
-from worker.ml.training.export import export_checkpoint, export_layouts
-from worker.ml.training.ladder import MemoryPlan
+from worker.ml.training.files.export import export_checkpoint, export_layouts
+from worker.ml.training.memory.ladder import MemoryPlan
+from worker.ml.training.memory.plan import Plan
 from worker.ml.training.parallel import Group
-from worker.ml.training.plan import Plan
-from worker.ml.training.prepare import Prepared
 from worker.ml.training.progress import Ledger
-from worker.ml.training.samples import SamplePrompt, draw_samples
 from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.state import Measured, Position, load_state, newest_state, save_state
 from worker.ml.training.trainee import Trainee, load_trainee
-from worker.ml.training.watch import Watch
+from worker.ml.training.watching.samples import SamplePrompt, draw_samples
+from worker.ml.training.watching.watch import Watch
 
 Result = TypeVar("Result")
 

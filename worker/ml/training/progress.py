@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worker.ml.training.errors import LossNotFinite
 from worker.ml.training.events import Events
-from worker.ml.training.optimisers import learning_rate
+from worker.ml.training.learning.optimisers import learning_rate
 from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.state import Measured, Position
 from worker.ml.training.trainee import Trainee

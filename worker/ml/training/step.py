@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from app.trainings.params import TrainingParams
 from worker.ml.training.batches import Batch
-from worker.ml.training.conditioning import Conditioner
-from worker.ml.training.objective import NoiseSchedule, image_errors, timestep_weights
-from worker.ml.training.optimisers import set_learning_rates
+from worker.ml.training.data.conditioning import Conditioner
+from worker.ml.training.learning.objective import NoiseSchedule, image_errors, timestep_weights
+from worker.ml.training.learning.optimisers import set_learning_rates
 from worker.ml.training.parallel import Group
 from worker.ml.training.sampling import number_for
 

@@ -24,29 +24,29 @@ from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
-from worker.ml.training.adapters import Adapters, add_adapters, base_weights, warm_start
-from worker.ml.training.attention import choose_attention
-from worker.ml.training.conditioning import CachedText, Conditioner, TrainedText
-from worker.ml.training.ema import RunningAverage
+from worker.ml.training.data.conditioning import CachedText, Conditioner, TrainedText
+from worker.ml.training.data.prepare import Prepared, load_text_encoders, trains_text
+from worker.ml.training.data.text import TextEncoders
 from worker.ml.training.errors import SpecInvalid, WarmStartUnsuitable
 from worker.ml.training.events import Events
-from worker.ml.training.ladder import MemoryPlan
-from worker.ml.training.objective import NoiseSchedule, adjusted_config
-from worker.ml.training.optimisers import (
+from worker.ml.training.learning.objective import NoiseSchedule, adjusted_config
+from worker.ml.training.learning.optimisers import (
     ParameterGroup,
     evaluation_weights,
     make_optimizer,
     pack,
     unpack,
 )
+from worker.ml.training.learning.schedules import rate_factor
+from worker.ml.training.memory.ladder import MemoryPlan
+from worker.ml.training.memory.plan import Plan
+from worker.ml.training.network.adapters import Adapters, add_adapters, base_weights, warm_start
+from worker.ml.training.network.attention import choose_attention
+from worker.ml.training.network.ema import RunningAverage
+from worker.ml.training.network.quantized import quantize
 from worker.ml.training.parallel import Group
-from worker.ml.training.plan import Plan
-from worker.ml.training.prepare import Prepared, load_text_encoders, trains_text
-from worker.ml.training.quantized import quantize
-from worker.ml.training.schedules import rate_factor
 from worker.ml.training.spec import TrainingSpec
 from worker.ml.training.step import Denoiser, Stepper
-from worker.ml.training.text import TextEncoders
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _AVERAGE = "average."

@@ -14,7 +14,7 @@ from worker.ml.base_models.trigger_words import (
     vectors_like,
 )
 from worker.ml.inference.prompts import encode_prompts
-from worker.ml.training.text import TextEncoders
+from worker.ml.training.data.text import TextEncoders
 
 BASE = Path(__file__).parents[4] / "assets" / "emoji-64"
 WORDS = TriggerWords((("inkstyle", 2), ("mint-y", 1)))

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from worker.ml.training.data.prepare import count_steps, prepare
 from worker.ml.training.events import Events
 from worker.ml.training.loop import Training
+from worker.ml.training.memory.plan import footprint_of, make_plan
 from worker.ml.training.parallel import Group
-from worker.ml.training.plan import footprint_of, make_plan
-from worker.ml.training.prepare import count_steps, prepare
 from worker.ml.training.spec import fingerprint, read_spec
 
 REPOSITORY = Path(__file__).parents[4]

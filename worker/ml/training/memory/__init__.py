@@ -1,0 +1,1 @@
+"""What a step will hold, and what is given up so that it fits."""

@@ -1,0 +1,1 @@
+"""What is trained: layers beside frozen weights, and where they are put."""
