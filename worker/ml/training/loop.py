@@ -211,6 +211,7 @@ class Training:
         if self.group.any(stopped):
             raise Stopped(self.position.step)
         self.position.ended_early = self.group.any(self.position.ended_early)
+        self.ledger.leave_out_time()
 
     def _checkpoint(self) -> None:
         """Measure, draw and write the LoRA as it is now."""

@@ -120,7 +120,9 @@ class Ledger:
     def send_measured(self, step: int, epoch: int, measured: Measured) -> None:
         """A row of what was measured after a step; its loss went out before."""
         self._events.send("metrics", rows=[_row(step=step, epoch=epoch, **asdict(measured))])
-        # The time it took is not the steps'.
+
+    def leave_out_time(self) -> None:
+        """What has passed since the last rows were told was not the steps'."""
         self._flushed_at = time.monotonic()
 
     def _check(self, row: dict[str, Any]) -> None:
