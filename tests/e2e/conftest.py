@@ -112,9 +112,9 @@ class Road:
     lora: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(servers: EmbeddedServers) -> Iterator[Service]:
-    """API, worker and beat over empty tables; the tables stay for the session's e2e tests."""
+    """API, worker and beat over empty tables, for this folder: others claim jobs themselves."""
     from app.main import create_app
 
     with get_engine().begin() as connection:
@@ -153,7 +153,7 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
         worker.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def road(service: Service) -> Road:
     """The ink style: uploaded, captioned, trained with the base's defaults, published."""
     dataset = service.upload_example("ink-style", "inkstyle")
