@@ -1,5 +1,6 @@
 """Pictures from the real small base."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from worker.ml.base_models.device import DevicePolicy
+from worker.ml.base_models.trigger_words import vectors_like
 from worker.ml.inference.errors import (
     InferenceError,
     InitImageInvalid,
@@ -17,6 +19,10 @@ from worker.ml.inference.errors import (
 )
 from worker.ml.inference.generate import generate
 from worker.ml.inference.pipelines import open_pipeline
+from worker.ml.inference.spec import LoraSpec
+from worker.ml.lora_files.modules import Lora
+from worker.ml.lora_files.names import UnetShape
+from worker.ml.lora_files.write import write_lora
 
 
 def draw(handle, spec):
@@ -169,3 +175,30 @@ def test_the_formats_of_a_gpu_draw_nearly_the_same(
         spec = make_spec(**change)
         found, expected = (pixels(draw(h, spec).images[0]) for h in (low, handle))
         assert abs(found - expected).mean() < 4, change
+
+
+def test_a_loras_vectors_stand_for_its_trigger_word_and_leave_with_it(
+    handle, make_spec, make_lora, tmp_path
+):
+    """The vectors are those of `apple`, so `zzyzx` draws what `apple` draws."""
+    base = handle.base
+    encoders = {"text_encoder": base.text_encoder, "text_encoder_2": base.text_encoder_2}
+    tokenizers = (base.tokenizer, base.tokenizer_2)
+    vectors = {
+        name: vectors_like(tokenizer, encoder, "apple", 1).cpu()
+        for (name, encoder), tokenizer in zip(encoders.items(), tokenizers, strict=True)
+    }
+    quiet = make_lora(1, pattern="mid_block")
+    path = tmp_path / "trigger.safetensors"
+    shape = UnetShape.of(base.unet.config)
+    write_lora(path, Lora(quiet.modules, {}, vectors, "zzyzx"), shape, {})
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    lora = LoraSpec(id="l", path=str(path), sha256=sha256, weight=1e-6)
+
+    def drawn(prompt, *loras):
+        return draw(handle, make_spec(prompt=prompt, loras=loras)).images[0].image
+
+    before, apple = drawn("a red zzyzx"), drawn("a red apple")
+    assert abs(pixels(drawn("a red zzyzx", lora)) - pixels(apple)).mean() < 1
+    assert abs(pixels(before) - pixels(apple)).mean() > 3
+    assert drawn("a red zzyzx").tobytes() == before.tobytes()
