@@ -1,5 +1,6 @@
 """`lorawright train`: from a folder of pictures to a LoRA file, over the public API."""
 
+import difflib
 import json
 import tempfile
 from pathlib import Path
@@ -109,9 +110,15 @@ def train(
 def parse_params(pairs: list[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs as JSON has them: numbers, true, false, null; anything else is text.
 
+    They are checked here, before pictures are uploaded and captioned for nothing.
+
     Raises:
-        CommandError: a pair has no `=`.
+        CommandError: a pair has no `=`, or names no parameter, or not one of its values.
     """
+    from pydantic import ValidationError
+
+    from app.trainings.params import TrainingParams
+
     params: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
@@ -121,4 +128,14 @@ def parse_params(pairs: list[str]) -> dict[str, Any]:
             params[name] = json.loads(value)
         except ValueError:
             params[name] = value
+    try:
+        TrainingParams.model_validate(params)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"])) or "--param"
+        if wrong["type"] == "extra_forbidden":
+            known = difflib.get_close_matches(place, TrainingParams.model_fields, n=1)
+            hint = f"; {known[0]} is" if known else ""
+            raise CommandError(f"{place} is no parameter{hint}") from error
+        raise CommandError(f"{place}: {wrong['msg']}") from error
     return params

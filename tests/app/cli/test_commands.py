@@ -108,6 +108,10 @@ def test_training_parameters_are_read_as_json_has_them() -> None:
         "flip_augment": True,
         "lr_scheduler": "cosine",
     }
+    with pytest.raises(CommandError, match="rnak is no parameter; rank is"):
+        parse_params(["rnak=3"])
+    with pytest.raises(CommandError, match="rank: Input should be less than or equal to 256"):
+        parse_params(["rank=300"])
     with pytest.raises(CommandError, match="--param rank is not NAME=VALUE"):
         parse_params(["rank"])
 
