@@ -8,33 +8,17 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from bench.sdxl import UNET
 from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
 REFERENCE = json.loads((Path(__file__).parents[3] / "data" / "kohya_sdxl_modules.json").read_text())
-# stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
-SDXL_UNET = {
-    "sample_size": 128,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "cross_attention_dim": 2048,
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 
 
 @pytest.fixture(scope="module")
 def sdxl_modules() -> dict[str, tuple[int, ...]]:
     """Weight shapes of every linear and convolution by kohya's name; no weight is allocated."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
+        unet = UNet2DConditionModel(**UNET)
     shape = UnetShape.of(unet.config)
     return {
         kohya_prefix(f"unet.{name}", shape): tuple(module.weight.shape)
@@ -53,7 +37,7 @@ def test_every_module_that_sd_scripts_adapts_has_its_name_and_shape(part, sdxl_m
 
 def test_no_two_modules_share_a_name(sdxl_modules):
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
+        unet = UNet2DConditionModel(**UNET)
     count = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in unet.modules())
     assert len(sdxl_modules) == count
 

@@ -157,10 +157,12 @@ def encode_images(
     """
     keys = [each.key(vae_sha256) for each in wanted]
     work = _Work(wanted, keys, vae, cache, on_done)
-    # Parted by batch before anything is left out: a picture's last bits depend on its batch mates,
-    # and a run that was stopped in here must go on to the same ones.
+    # Batches are made before anything is left out: a picture's last bits depend on its batch mates,
+    # and a run that was stopped in here must go on to the same ones. They are parted before, too:
+    # processes that look at the folder at different times must agree on who makes what.
     batches = _batches(wanted)
-    work.encode([batch for batch in batches if work.lacks(batch)][group.rank :: group.size])
+    mine = batches[group.rank :: group.size]
+    work.encode([batch for batch in mine if work.lacks(batch)])
     group.wait()
     # On machines that share no folder, what the others made is made here as well.
     work.encode([batch for batch in batches if work.lacks(batch)])

@@ -124,14 +124,12 @@ def embed_texts(
     """
     keys = {text: cache_key("text", encoders_sha256, text) for text in dict.fromkeys(texts)}
     every = list(keys)
-    # Parted before anything is left out, as for latents.
+    # Made and parted before anything is left out, as for latents.
     batches = [every[start : start + ENCODE_BATCH] for start in range(0, len(every), ENCODE_BATCH)]
 
-    def lacking() -> list[list[str]]:
-        return [part for part in batches if not all(cache.has(keys[text]) for text in part)]
-
     def encode(parts: list[list[str]]) -> None:
-        for number, part in enumerate(parts):
+        lacking = [part for part in parts if not all(cache.has(keys[text]) for text in part)]
+        for number, part in enumerate(lacking):
             for text, embedding in zip(part, encoders().embed(part), strict=True):
                 if not torch.isfinite(embedding.tokens).all():
                     raise EmbeddingsNotFinite(f"{text!r} became NaN or infinite in an encoder")
@@ -140,7 +138,7 @@ def embed_texts(
                 cache.put(keys[text], stored)
             on_done(number)
 
-    encode(lacking()[group.rank :: group.size])
+    encode(batches[group.rank :: group.size])
     group.wait()
-    encode(lacking())
+    encode(batches)
     return keys

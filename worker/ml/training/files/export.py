@@ -58,15 +58,12 @@ def export_checkpoint(
     return ExportedFile(path, digest, path.stat().st_size, written)
 
 
-def export_layouts(
-    file: ExportedFile, lora: Lora, spec: TrainingSpec, shape: UnetShape
-) -> list[Path]:
+def export_layouts(file: ExportedFile, lora: Lora, spec: TrainingSpec, shape: UnetShape) -> None:
     """Write the same LoRA in the other layouts that the spec asks for, beside a kohya file.
 
     `00000120.diffusers.safetensors`; PEFT's in a folder of its own, `00000120.peft/`, with its
     configuration, as PEFT reads it.
     """
-    written: list[Path] = []
     for layout in spec.also_layouts:
         path = file.path.with_name(f"{file.path.stem}.{layout}.safetensors")
         if layout == "peft":
@@ -74,8 +71,6 @@ def export_layouts(
             folder.mkdir(exist_ok=True)
             path = folder / "adapter_model.safetensors"
         write_lora(path, lora, shape, file.metadata, torch.float16, layout)
-        written.append(path)
-    return written
 
 
 def _check(path: Path, trained: Lora, index: LoraIndex) -> None:

@@ -6,6 +6,7 @@ LoHa and LoKr add a product with ΔW. Nowhere is ΔW added to W itself, whose fe
 precision would round it away.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,7 +27,7 @@ class Dropouts:
     module: float = 0.0
 
 
-class Adapted(nn.Module):
+class Adapted(nn.Module, ABC):
     """A frozen module and its trained change; subclasses say of which kind.
 
     Attributes:
@@ -62,25 +63,25 @@ class Adapted(nn.Module):
             return cast(Tensor, self.base(values))
         return self.changed(values)
 
+    @abstractmethod
     def changed(self, values: Tensor) -> Tensor:
         """The frozen module's answer with the change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def matrices(self) -> dict[str, nn.Parameter]:
         """What is trained, by the endings of kohya's layout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exported(self) -> AdapterModule:
         """The change as a file holds it, float32 copies on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta_norm(self) -> Tensor:
         """‖ΔW‖ (Frobenius; DoRA's before its norm), a scalar on the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def one_factor(self) -> nn.Parameter:
         """A matrix that ΔW is proportional to."""
-        raise NotImplementedError
 
     def _sits_out(self) -> bool:
         chance = self.dropouts.module

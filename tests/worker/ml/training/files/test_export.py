@@ -7,8 +7,9 @@ from diffusers import UNet2DConditionModel
 from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import Lora, LoraModule
 from worker.ml.lora_files.names import UnetShape
+from worker.ml.lora_files.read import read_lora
 from worker.ml.training.data.prepare import count_steps
-from worker.ml.training.errors import ExportMismatch
+from worker.ml.training.errors import ExportMismatch, SpecInvalid
 from worker.ml.training.files import export
 from worker.ml.training.files.export import export_checkpoint
 from worker.ml.training.files.file_metadata import file_metadata
@@ -95,3 +96,30 @@ def test_metadata_is_all_strings_and_names_sdxl_where_it_is(write_spec):
     assert found["modelspec.prediction_type"] == "v"
     here = file_metadata(spec, prediction="epsilon", step=3, epoch=1, steps=_steps(spec))
     assert here["modelspec.architecture"] == "emoji-64/lora"
+
+
+def test_other_layouts_hold_the_same_change_beside_the_kohya_file(checkpoint, write_spec, unet):
+    spec = read_spec(write_spec(also_layouts=["diffusers", "peft"]))
+    file, index = checkpoint(_lora()), LoraIndex({"unet": unet})
+    export.export_layouts(file, _lora(), spec, UnetShape.of(unet.config))
+    for name in ("a.diffusers.safetensors", "a.peft/adapter_model.safetensors"):
+        stored, unmatched = read_lora(file.path.parent / name, index)
+        assert unmatched == ()
+        wanted, found = _lora().modules[PATH], stored.modules[PATH]
+        error = (found.delta() - wanted.delta()).norm() / wanted.delta().norm()
+        assert float(error) < 2e-3
+    assert (file.path.parent / "a.peft" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "layouts"),
+    [
+        ({"variant": "lokr"}, ["peft"]),
+        ({"variant": "loha"}, ["diffusers"]),
+        ({"trigger_vectors": 1}, ["diffusers"]),
+        ({"train_text_encoder": True}, ["peft"]),
+    ],
+)
+def test_a_layout_that_cannot_say_it_is_refused_before_training(write_spec, params, layouts):
+    with pytest.raises(SpecInvalid, match="also_layouts"):
+        read_spec(write_spec(params, also_layouts=layouts))
