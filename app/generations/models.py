@@ -1,6 +1,6 @@
 """Generations and the pictures they made."""
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, CreatedAt, JsonObject
@@ -21,6 +21,39 @@ class Generation(Base):
     lora_reports: Mapped[list[JsonObject]]
     # What made the pictures: hashes, parameters, library versions.
     receipt: Mapped[JsonObject | None]
+
+
+class InputImage(CreatedAt, Base):
+    """A picture a customer has sent to start from, or a mask."""
+
+    __tablename__ = "input_images"
+    __table_args__ = (Index("ix_input_images_account", "account_id", text("id DESC")),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    object_key: Mapped[str] = mapped_column(String(300))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Comparison(Base):
+    """Detail of a comparison job: a grid of pictures, and one sheet that shows it."""
+
+    __tablename__ = "comparisons"
+
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    base_model: Mapped[str] = mapped_column(String(64))
+    # What all cells share, as `Generation.request`.
+    request: Mapped[JsonObject]
+    # Each: name, values; the first runs down the sheet, the second across, others part sheets.
+    axes: Mapped[list[JsonObject]]
+    # What each cell draws: `labels`, its own `request` fields and its `loras`.
+    cells: Mapped[list[JsonObject]]
+    # Each: index, labels, object_key, seed, width, height, format, sha256, bytes.
+    images: Mapped[list[JsonObject]]
+    sheet_key: Mapped[str | None] = mapped_column(String(300))
 
 
 class GeneratedImage(CreatedAt, Base):

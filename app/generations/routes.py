@@ -72,6 +72,9 @@ def _read(session: Session, job: Job) -> GenerationRead:
                 lora=use["lora"],
                 name=use["name"],
                 weight=use["weight"],
+                # Rows from before there were ranges do not say.
+                start=use.get("start", 0.0),
+                end=use.get("end", 1.0),
                 matched=reports.get(use["lora"], {}).get("matched"),
                 unmatched=reports.get(use["lora"], {}).get("unmatched", []),
             )

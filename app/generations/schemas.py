@@ -1,16 +1,40 @@
 """Generations on the wire."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.database import JsonObject
+from app.generations.prompt_tags import WEIGHT_LIMIT
 from app.jobs.schemas import JobRead
 from app.web.text import PlainText
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 # Torch's CPU generator takes 64 bits; the wire keeps to what every JSON reader holds exactly.
 MAX_SEED = 2**53 - 1
+# A body has a limit of its own, which a picture in a `data:` URL must stay under.
+ImageReference = Annotated[str, Field(min_length=4)]
+
+
+Weight = Annotated[float, Field(ge=-WEIGHT_LIMIT, le=WEIGHT_LIMIT, allow_inf_nan=False)]
+# The start of a module's path: a network, a block, or a module of it.
+BlockPath = Annotated[
+    str, Field(pattern=r"^(unet|text_encoder|text_encoder_2)(\.\w+)*$", max_length=200)
+]
+
+
+class LoraWeights(BaseModel):
+    """A weight for each part of the base model.
+
+    `blocks` names starts of modules' paths, e.g. `unet.down_blocks.1` or `text_encoder_2`; the
+    longest that fits a module decides. What is left out has the LoRA's default weight.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    unet: Weight | None = None
+    text_encoder: Weight | None = None
+    blocks: dict[BlockPath, Weight] = Field(default_factory=dict, max_length=100)
 
 
 class LoraUse(BaseModel):
@@ -21,7 +45,27 @@ class LoraUse(BaseModel):
     # An id, or a name that only one LoRA of the account has.
     lora: PlainText = Field(min_length=1, max_length=200)
     # None means the LoRA's own default weight.
-    weight: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    weight: Weight | LoraWeights | None = None
+    # The part of the denoising in which it takes part, as fractions of the steps.
+    start: float = Field(default=0.0, ge=0, le=1)
+    end: float = Field(default=1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start is {self.start:g} and end {self.end:g}; start comes first")
+        return self
+
+
+class Hires(BaseModel):
+    """A second pass: the picture is enlarged by `scale`, and `strength` of it drawn again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: float = Field(default=1.5, gt=1, le=4)
+    strength: float = Field(default=0.5, gt=0, le=1)
+    steps: int | None = Field(default=None, ge=1, le=150)
+    upscaler: Literal["latent", "lanczos"] = "latent"
 
 
 class GenerationCreate(BaseModel):
@@ -37,9 +81,20 @@ class GenerationCreate(BaseModel):
     height: int | None = Field(default=None, ge=32)
     steps: int | None = Field(default=None, ge=1, le=150)
     guidance_scale: float | None = Field(default=None, ge=0, le=30, allow_inf_nan=False)
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     scheduler: str | None = Field(default=None, max_length=40)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     num_images: int = Field(default=1, ge=1, le=8)
+    # An uploaded picture (`up_…`), one of a dataset (`img_…`), one that was drawn
+    # (`gen_…/0`), or a `data:` URL.
+    init_image: ImageReference | None = None
+    # White is drawn anew, black is kept; it needs an init_image.
+    mask_image: ImageReference | None = None
+    # How much of the denoising the init image goes through.
+    strength: float = Field(default=0.8, ge=0, le=1)
+    hires: Hires | None = None
+    # How many pictures of the way there the event stream brings, each as a `sample` event.
+    previews: int = Field(default=0, ge=0, le=20)
     format: ImageFormat = "png"
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
@@ -60,7 +115,9 @@ class LoraReport(BaseModel):
 
     lora: str
     name: str
-    weight: float
+    weight: float | JsonObject
+    start: float
+    end: float
     # Modules adapted; None until the job has run.
     matched: int | None
     unmatched: list[str]

@@ -11,7 +11,7 @@ from app.errors import FieldProblem, Invalid, LoraIncompatible, TooManyLoras
 from app.generations import prompt_tags
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schedulers import SCHEDULERS
-from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse
+from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse, LoraWeights
 from app.jobs import service as jobs
 from app.loras import service as loras
 from app.loras.models import Lora
@@ -71,10 +71,12 @@ def submit(
                 "lora": lora.id,
                 "name": lora.name,
                 "weight": weight,
+                "start": use.start,
+                "end": use.end,
                 "sha256": lora.sha256,
                 "object_key": lora.object_key,
             }
-            for lora, weight in resolved
+            for use, (lora, weight) in zip(uses, resolved, strict=True)
         ],
         lora_reports=[],
     )
@@ -105,17 +107,27 @@ def _base_model(entry_id: str) -> BaseModelEntry:
 
 def _resolve(
     session: Session, account_id: str, base_model: BaseModelEntry, use: LoraUse
-) -> tuple[Lora, float]:
+) -> tuple[Lora, float | JsonObject]:
     lora = loras.find(session, account_id, use.lora)
     if lora.architecture != base_model.architecture:
         raise LoraIncompatible(
             f"{lora.id} ({lora.name}) was made for {lora.architecture}; {base_model.id} is "
             f"{base_model.architecture}, and not one of its keys would match"
         )
-    return lora, lora.default_weight if use.weight is None else use.weight
+    return lora, _weight(use.weight, lora.default_weight)
 
 
-def _check_distinct(resolved: list[tuple[Lora, float]]) -> None:
+def _weight(told: float | LoraWeights | None, default: float) -> float | JsonObject:
+    if isinstance(told, LoraWeights):
+        return {
+            "unet": default if told.unet is None else told.unet,
+            "text_encoder": default if told.text_encoder is None else told.text_encoder,
+            "blocks": told.blocks,
+        }
+    return default if told is None else told
+
+
+def _check_distinct(resolved: list[tuple[Lora, float | JsonObject]]) -> None:
     seen: set[str] = set()
     for lora, _ in resolved:
         if lora.id in seen:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, CreatedAt, JsonObject
 
-JobKind = Literal["ingest", "captioning", "training", "generation"]
+JobKind = Literal["ingest", "captioning", "training", "generation", "comparison", "lora_tool"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "canceled"})
 EventType = Literal["status", "progress", "metrics", "sample", "checkpoint", "log"]
@@ -60,6 +60,13 @@ class Job(CreatedAt, Base):
             postgresql_where=text("status = 'running'"),
         ),
         Index("ix_jobs_account", "account_id", text("id DESC")),
+        # Waiting jobs that could run in one batch with a claimed one.
+        Index(
+            "ix_jobs_batch",
+            "queue",
+            "batch_key",
+            postgresql_where=text("status = 'queued' AND batch_key IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -71,6 +78,10 @@ class Job(CreatedAt, Base):
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     failures: Mapped[int] = mapped_column(Integer, default=0)
     max_attempts: Mapped[int] = mapped_column(Integer)
+    # Jobs of one queue with the same key may run together; None runs alone.
+    batch_key: Mapped[str | None] = mapped_column(String(64))
+    # How many of a batch's places it takes: pictures.
+    batch_size: Mapped[int] = mapped_column(SmallInteger, default=1)
     worker_id: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]

@@ -1,6 +1,7 @@
 """Every error as RFC 9457 problem+json: ours, the framework's, and the unforeseen."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -112,7 +113,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [_field(item) for item in error.errors()]
+        fields = _distinct(_field(item, error.body) for item in error.errors())
         return problem_response(
             request,
             status=422,
@@ -155,11 +156,32 @@ def add_error_handlers(app: FastAPI) -> None:
         )
 
 
-def _field(item: dict[str, Any]) -> FieldProblem:
+def _field(item: dict[str, Any], body: Any) -> FieldProblem:
     """pydantic's location as a JSON pointer; a body's own root has no name in it."""
-    where = [str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]]
-    if where and where[0] == "body":
-        where = where[1:]
-        if item["type"] == "json_invalid":
-            where = []
+    places = list(item["loc"])
+    if places and places[0] == "body":
+        places = [] if item["type"] == "json_invalid" else _without_tags(places[1:], body)
+    where = [str(part).replace("~", "~0").replace("/", "~1") for part in places]
     return FieldProblem("/" + "/".join(where) if where else "", item["msg"], item["type"])
+
+
+def _without_tags(places: list[str | int], body: Any) -> list[str | int]:
+    """Of a value that may have several forms pydantic names the form too, which is no place."""
+    if not isinstance(body, dict):
+        return places
+    kept: list[str | int] = []
+    here: Any = body
+    for number, part in enumerate(places):
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            # A missing field's own name is no tag.
+            if not isinstance(here, dict) or number < len(places) - 1:
+                continue
+        kept.append(part)
+    return kept
+
+
+def _distinct(fields: Iterable[FieldProblem]) -> list[FieldProblem]:
+    """Each once, in order."""
+    return list(dict.fromkeys(fields))

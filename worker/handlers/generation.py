@@ -142,4 +142,11 @@ def _fetch(lora: JsonObject) -> LoraSpec:
             get_store().get_file(lora["object_key"], path)
         except NotFound as error:
             raise JobInputMissing(f"The file of {lora['lora']} ({lora['name']}) is gone") from error
-    return LoraSpec(id=lora["lora"], path=str(path), sha256=lora["sha256"], weight=lora["weight"])
+    return LoraSpec(
+        id=lora["lora"],
+        path=str(path),
+        sha256=lora["sha256"],
+        weight=lora["weight"],
+        start=lora.get("start", 0.0),
+        end=lora.get("end", 1.0),
+    )

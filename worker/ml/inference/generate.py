@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worker.ml.base_models.trigger_words import TriggerWords, triggers_in_place
 from worker.ml.inference.bank import BankedLora, LoraReport
-from worker.ml.inference.errors import InitImageInvalid, Stopped, StrengthTooLow
+from worker.ml.inference.errors import InferenceError, InitImageInvalid, Stopped, StrengthTooLow
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.prompts import PromptEmbeds, encode_prompts
 from worker.ml.inference.schedulers import make_scheduler
@@ -25,6 +25,25 @@ _CPU_BATCH = 4
 # Activations of a guided UNet step per latent pixel, first block's channel and byte of dtype.
 # A cautious guess at SDXL's peak; too high only makes batches smaller.
 _ACTIVATIONS = 120
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A small picture of the way there, RGB; `number` says which of the spec's seeds it is of."""
+
+    image: Image.Image
+    number: int
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the caller hears of one spec while it is drawn, and how it says stop."""
+
+    on_progress: OnProgress
+    should_stop: Callable[[], bool]
+    on_preview: Callable[[Preview], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,22 @@ class Generation:
 
     images: list[GeneratedImage]
     loras: list[LoraReport]
+
+
+def generate_many(
+    handle: PipelineHandle, specs: Sequence[GenerationSpec], watches: Sequence[Watch]
+) -> Iterator[tuple[int, "Generation | InferenceError"]]:
+    """Draw several specs of one base model, together where they fit one batch.
+
+    Yields:
+        The number of a spec and its pictures, or why there are none, as each comes to its end;
+        every spec once, in any order.
+    """
+    for number, (spec, watch) in enumerate(zip(specs, watches, strict=True)):
+        try:
+            yield number, generate(handle, spec, watch.on_progress, watch.should_stop)
+        except InferenceError as error:
+            yield number, error
 
 
 def generate(
@@ -71,7 +106,7 @@ def generate(
     source = _open_init_image(spec)
     banked = [handle.bank.load(Path(lora.path), lora.sha256) for lora in spec.loras]
     activation = handle.bank.activate(
-        [(lora, wanted.weight) for lora, wanted in zip(banked, spec.loras, strict=True)]
+        [(lora, wanted.weights.unet) for lora, wanted in zip(banked, spec.loras, strict=True)]
     )
     embeds = _embed(handle, spec, banked)
     start = None if source is None else _encode_image(handle, source)
@@ -111,7 +146,9 @@ def _embed(
         lora.lora.trigger.casefold(): lora.lora
         # Of two LoRAs with the same word the first is heard.
         for lora, wanted in reversed(list(zip(banked, spec.loras, strict=True)))
-        if lora.lora.trigger and wanted.weight != 0 and lora.lora.embeddings.keys() == parts.keys()
+        if lora.lora.trigger
+        and wanted.weights.text_encoder != 0
+        and lora.lora.embeddings.keys() == parts.keys()
     }
     counts = {word: len(lora.embeddings["text_encoder"]) for word, lora in bringing.items()}
     vectors = {name: [lora.embeddings[name] for lora in bringing.values()] for name in parts}

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict
 
-from worker.ml.inference.spec import GenerationSpec
+from worker.ml.inference.spec import GenerationSpec, HiresSpec, LoraWeights
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 
@@ -33,7 +33,9 @@ class LoraReceipt(BaseModel):
 
     id: str
     sha256: str
-    weight: float
+    weight: float | LoraWeights
+    start: float = 0.0
+    end: float = 1.0
 
 
 class Receipt(BaseModel):
@@ -47,6 +49,7 @@ class Receipt(BaseModel):
     height: int
     steps: int
     guidance_scale: float
+    guidance_rescale: float = 0.0
     scheduler: str
     seed: int
     base_model: str
@@ -55,7 +58,9 @@ class Receipt(BaseModel):
     loras: tuple[LoraReceipt, ...]
     # Of the picture it started from; None when it started from noise.
     init_image_sha256: str | None
+    mask_image_sha256: str | None = None
     strength: float | None
+    hires: HiresSpec | None = None
     # "cpu" or "cuda", and the number format: other devices round otherwise.
     device: str
     dtype: str
@@ -70,6 +75,7 @@ def make_receipt(
     device: str,
     dtype: str,
     init_image_sha256: str | None = None,
+    mask_image_sha256: str | None = None,
 ) -> Receipt:
     """The receipt of one image of a spec.
 
@@ -77,7 +83,7 @@ def make_receipt(
         seed: the image's own, one of the spec's.
         base_model_sha256: see `PipelineHandle.base_sha256`.
         device, dtype: what drew it, e.g. "cuda" and "bfloat16".
-        init_image_sha256: of the init image's file, where the spec has one.
+        init_image_sha256, mask_image_sha256: of their files, where the spec has them.
     """
     return Receipt(
         prompt=spec.prompt,
@@ -86,16 +92,17 @@ def make_receipt(
         height=spec.height,
         steps=spec.steps,
         guidance_scale=spec.guidance_scale,
+        guidance_rescale=spec.guidance_rescale,
         scheduler=spec.scheduler,
         seed=seed,
         base_model=spec.base_model.id,
         base_model_revision=spec.base_model.revision,
         base_model_sha256=base_model_sha256,
-        loras=tuple(
-            LoraReceipt(id=lora.id, sha256=lora.sha256, weight=lora.weight) for lora in spec.loras
-        ),
+        loras=tuple(LoraReceipt(**lora.model_dump(exclude={"path"})) for lora in spec.loras),
         init_image_sha256=init_image_sha256,
+        mask_image_sha256=mask_image_sha256,
         strength=None if spec.init_image is None else spec.strength,
+        hires=spec.hires,
         device=device,
         dtype=dtype,
         versions={name: _version(name) for name in _LIBRARIES},
@@ -142,9 +149,13 @@ def parameters_text(receipt: Receipt) -> str:
     }
     if receipt.strength is not None:
         fields["Denoising strength"] = receipt.strength
+    if receipt.hires is not None:
+        fields["Hires upscale"] = receipt.hires.scale
+        fields["Hires upscaler"] = receipt.hires.upscaler
+        fields.setdefault("Denoising strength", receipt.hires.strength)
     if receipt.loras:
         named = ", ".join(
-            f"{lora.id}: {lora.sha256[:10]} @ {lora.weight:g}" for lora in receipt.loras
+            f"{lora.id}: {lora.sha256[:10]} @ {_words(lora.weight)}" for lora in receipt.loras
         )
         fields["Lora hashes"] = f'"{named}"'
     fields["Version"] = f"lorawright {receipt.versions['lorawright']}"
@@ -154,6 +165,13 @@ def parameters_text(receipt: Receipt) -> str:
         ", ".join(f"{name}: {value}" for name, value in fields.items()),
     ]
     return "\n".join(lines)
+
+
+def _words(weight: float | LoraWeights) -> str:
+    if isinstance(weight, float):
+        return f"{weight:g}"
+    parts = {"unet": weight.unet, "text_encoder": weight.text_encoder, **weight.blocks}
+    return " ".join(f"{part}={value:g}" for part, value in parts.items())
 
 
 def _version(name: str) -> str:

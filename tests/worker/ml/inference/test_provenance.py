@@ -71,10 +71,13 @@ def test_png_pixels_survive_to_the_bit(receipt):
 def test_the_receipt_holds_all_that_decides_the_pixels_and_no_place(receipt, make_spec):
     told = json.loads(receipt.model_dump_json())
     decided = set(type(make_spec()).model_fields) - {"seeds", "base_model", "init_image"}
+    decided -= {"mask_image", "previews"}
     assert decided <= told.keys()
     assert told["seed"] == 4
     assert told["base_model_sha256"] == "b" * 64
-    assert told["loras"] == [{"id": "lora_x", "sha256": "c" * 64, "weight": 0.7}]
+    assert told["loras"] == [
+        {"id": "lora_x", "sha256": "c" * 64, "weight": 0.7, "start": 0.0, "end": 1.0}
+    ]
     assert told["versions"]["torch"].startswith("2.")
     assert "/" not in receipt.model_dump_json().replace("<\\/", "").replace("</", "")
 
