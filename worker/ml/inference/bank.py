@@ -18,6 +18,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from app.lora_format.errors import LoraFileError
 from worker.ml.inference.errors import (
     LoraHashMismatch,
     LoraMatchesNothing,
@@ -26,11 +27,9 @@ from worker.ml.inference.errors import (
 )
 from worker.ml.inference.spec import LoraWeights
 from worker.ml.inference.stacked import StackedLoras, stackable
-from worker.ml.lora_files.errors import LoraFileError
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule, change, with_tensors
 from worker.ml.lora_files.read import read_lora
-from worker.ml.lora_files.targets import adaptable_modules
+from worker.ml.lora_files.targets import adaptable_modules, index_of
 
 # (sha256 of the LoRA, its weight), ascending: what is summed into a module.
 Recipe = tuple[tuple[str, float], ...]
@@ -93,7 +92,7 @@ class AdapterBank:
             capacity_bytes: ceiling on the bytes of parsed LoRAs kept; the least recently used go.
         """
         self._modules = adaptable_modules(networks)
-        self._index = LoraIndex(networks)
+        self._index = index_of(networks)
         self._capacity_bytes = capacity_bytes
         self._kept: OrderedDict[str, BankedLora] = OrderedDict()
         # Files are parsed ahead by another thread than the one that draws.

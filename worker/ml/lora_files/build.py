@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.ml.lora_files.adapter_config import configured_alpha
-from worker.ml.lora_files.errors import LoraFileInvalid, LoraNotFinite, LoraPairMismatch
+from app.lora_format.adapter_config import configured_alpha
+from app.lora_format.errors import LoraFileInvalid, LoraNotFinite, LoraPairMismatch
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, LoraModule
 
 _PAIR = ("down", "up", "mid")

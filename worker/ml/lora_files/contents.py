@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worker.ml.lora_files.adapter_config import adapter_config
-from worker.ml.lora_files.build import build
-from worker.ml.lora_files.errors import (
+from app.lora_format.adapter_config import adapter_config
+from app.lora_format.errors import (
     LoraFileInvalid,
     LoraKeysUnknown,
     LoraNotFinite,
     LoraPairMismatch,
     LoraVariantUnsupported,
 )
+from app.lora_format.parts import Layout, Part, part_of, refuse_unsupported
+from worker.ml.lora_files.build import build
 from worker.ml.lora_files.modules import AdapterModule
-from worker.ml.lora_files.parts import Layout, Part, part_of, refuse_unsupported
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from worker.ml.lora_files.adapter_config import METADATA_KEY
-from worker.ml.lora_files.errors import LoraLayoutUnsupported
+from app.lora_format.adapter_config import METADATA_KEY
+from app.lora_format.errors import LoraLayoutUnsupported
+from app.lora_format.names import UnetShape, kohya_prefix
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, Lora, LoraModule
-from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
 WrittenLayout = Literal["kohya", "diffusers", "peft"]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from app.lora_format.errors import LoraFileInvalid
+from app.lora_format.header import HeaderLimits, read_header
+from app.lora_format.index import LoraIndex
 from worker.ml.lora_files.contents import Contents, sort_tensors
-from worker.ml.lora_files.errors import LoraFileInvalid
-from worker.ml.lora_files.header import HeaderLimits, read_header
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import AdapterModule, Lora
 
 
@@ -24,7 +24,7 @@ def read_lora(
         The LoRA by canonical paths, and the names in the file that fit no module of the base.
 
     Raises:
-        LoraFileError: see `worker.ml.lora_files.errors`; the message names what and where.
+        LoraFileError: see `app.lora_format.errors`; the message names what and where.
     """
     contents, metadata = read_contents(path, limits)
     modules: dict[str, AdapterModule] = {}

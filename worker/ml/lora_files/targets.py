@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from app.lora_format.index import LoraIndex
+from app.lora_format.names import UnetShape
+
 _COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -26,6 +29,13 @@ def adaptable_modules(networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]
             if isinstance(module, nn.Linear | nn.Conv2d):
                 found[canonical_path(component, name)] = module
     return found
+
+
+def index_of(networks: Mapping[str, nn.Module]) -> LoraIndex:
+    """Every name of the modules of a base model's networks, by their name in the pipeline."""
+    unet = networks.get("unet")
+    shape = None if unet is None else UnetShape.of(getattr(unet, "config"))  # noqa: B009
+    return LoraIndex(adaptable_modules(networks), shape)
 
 
 def canonical_path(component: str, name: str) -> str:

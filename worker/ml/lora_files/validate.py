@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.lora_format.header import HeaderLimits, read_header
+from app.lora_format.parts import Layout
 from worker.ml.lora_files.contents import Contents
-from worker.ml.lora_files.header import HeaderLimits, read_header
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, LoraModule
-from worker.ml.lora_files.parts import Layout
 from worker.ml.lora_files.read import read_contents
 
 Kind = Literal["lora", "locon", "dora", "loha", "lokr"]

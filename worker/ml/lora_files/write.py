@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from worker.ml.lora_files.errors import LoraNotFinite
+from app.lora_format.errors import LoraNotFinite
+from app.lora_format.names import UnetShape
 from worker.ml.lora_files.layouts import (
     WrittenLayout,
     diffusers_tensors,
@@ -19,7 +20,6 @@ from worker.ml.lora_files.layouts import (
     peft_tensors,
 )
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.names import UnetShape
 
 # sd-scripts' first kind of hash reads this window of a file and keeps eight digits.
 _LEGACY_WINDOW = slice(0x100000, 0x110000)

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.lora_format.errors import LoraFileError
+from app.lora_format.index import LoraIndex
+from app.lora_format.names import UnetShape
 from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.hashing import hash_tensors
 from worker.ml.base_models.load import BaseModel, load_base_model
@@ -19,11 +22,9 @@ from worker.ml.base_models.trigger_words import (
     trigger_vectors,
     vectors_like,
 )
-from worker.ml.lora_files.errors import LoraFileError
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import index_of
 from worker.ml.training.data.conditioning import CachedText, Conditioner, TrainedText
 from worker.ml.training.data.prepare import Prepared, load_text_encoders, trains_text
 from worker.ml.training.data.text import TextEncoders
@@ -174,7 +175,7 @@ def load_trainee(
         encoders = load_text_encoders(spec, plan.policy)
         networks |= dict(zip(TEXT_ENCODERS, encoders.encoders, strict=True))
     # Before weights are made small and layers put on, while every module is what it was.
-    index = LoraIndex(networks)
+    index = index_of(networks)
     if plan.memory.storage != "full":
         quantize(base.unet, plan.memory.storage)
         base.unet.to(plan.device)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app.lora_format.names import UnetShape
 from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.trigger_words import vectors_like
 from worker.ml.inference.errors import (
@@ -21,7 +22,6 @@ from worker.ml.inference.generate import generate
 from worker.ml.inference.pipelines import open_pipeline
 from worker.ml.inference.spec import LoraSpec
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.write import write_lora
 
 

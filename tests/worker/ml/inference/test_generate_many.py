@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from app.lora_format.names import UnetShape
 from tests.worker.random_modules import Maker
 from worker.ml.inference import generate as drawing
 from worker.ml.inference.denoise import rescaled
@@ -16,7 +17,6 @@ from worker.ml.inference.generate import Generation, Watch, generate, generate_m
 from worker.ml.inference.schedulers import make_scheduler
 from worker.ml.inference.spec import LoraWeights
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.write import write_lora
 
 

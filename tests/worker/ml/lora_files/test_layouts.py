@@ -10,20 +10,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from app.lora_format.errors import LoraLayoutUnsupported
+from app.lora_format.index import LoraIndex
+from app.lora_format.names import UnetShape
 from tests.worker.random_modules import KINDS, Maker
 from worker.ml.base_models.device import choose_policy
 from worker.ml.base_models.load import BaseModel, load_base_model
-from worker.ml.lora_files.errors import LoraLayoutUnsupported
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import (
     AdapterModule,
     Lora,
     LoraModule,
     change,
 )
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
-from worker.ml.lora_files.targets import adaptable_modules
+from worker.ml.lora_files.targets import adaptable_modules, index_of
 from worker.ml.lora_files.validate import inspect
 from worker.ml.lora_files.write import write_lora
 
@@ -50,7 +50,7 @@ def weights(base) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def index(base) -> LoraIndex:
-    return LoraIndex(base.networks())
+    return index_of(base.networks())
 
 
 @pytest.fixture(scope="module")

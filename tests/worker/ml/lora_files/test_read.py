@@ -8,9 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from worker.ml.base_models.device import choose_policy
-from worker.ml.base_models.load import load_base_model
-from worker.ml.lora_files.errors import (
+from app.lora_format.errors import (
     LoraFileError,
     LoraFileInvalid,
     LoraKeysUnknown,
@@ -18,9 +16,12 @@ from worker.ml.lora_files.errors import (
     LoraPairMismatch,
     LoraVariantUnsupported,
 )
-from worker.ml.lora_files.header import HeaderLimits
-from worker.ml.lora_files.index import LoraIndex
+from app.lora_format.header import HeaderLimits
+from app.lora_format.index import LoraIndex
+from worker.ml.base_models.device import choose_policy
+from worker.ml.base_models.load import load_base_model
 from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import index_of
 from worker.ml.lora_files.validate import inspect
 
 EMOJI = Path(__file__).parents[4] / "assets" / "emoji-64"
@@ -34,7 +35,7 @@ PATHS = (TO_K, TO_OUT, Q1, Q2)
 @pytest.fixture(scope="module")
 def index() -> LoraIndex:
     parts = ["unet", "text_encoder", "text_encoder_2"]
-    return LoraIndex(load_base_model(str(EMOJI), None, choose_policy("cpu"), parts).networks())
+    return index_of(load_base_model(str(EMOJI), None, choose_policy("cpu"), parts).networks())
 
 
 def pair(seed=0, rank=4, inputs=128, out=128):

@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from worker.ml.lora_files.errors import LoraNotFinite
+from app.lora_format.errors import LoraNotFinite
+from app.lora_format.names import UnetShape
 from worker.ml.lora_files.modules import Lora, LoraModule
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.write import serialise, write_lora
 
 SDXL = UnetShape(2, (True, True, False))

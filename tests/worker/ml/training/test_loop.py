@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from worker.ml.base_models.load import load_base_model
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import index_of
 from worker.ml.training.errors import BaseModelUnsuitable, LossNotFinite, OutOfMemory, Stopped
 from worker.ml.training.step import Stepper
 
@@ -36,7 +36,7 @@ def test_the_file_holds_exactly_the_trained_modules(run, write_spec):
     base = training.spec.base_model
     unet = load_base_model(base.location, None, training.plan.policy, parts=("unet",)).unet
     lora, unmatched = read_lora(
-        training.output / "checkpoints" / "00000002.safetensors", LoraIndex({"unet": unet})
+        training.output / "checkpoints" / "00000002.safetensors", index_of({"unet": unet})
     )
     assert unmatched == ()
     endings = {path.split(".", 3)[-1].rpartition("blocks.0.")[2] for path in lora.modules}

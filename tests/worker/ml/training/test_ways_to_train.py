@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from worker.ml.base_models.load import load_base_model
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import change
 from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import index_of
 from worker.ml.lora_files.validate import inspect
 
 STEPS = 20
@@ -66,7 +66,7 @@ def test_every_variant_on_every_target_learns_and_is_written_as_it_is(
     file = training.output / "checkpoints" / f"{STEPS:08d}.safetensors"
     base = training.spec.base_model
     unet = load_base_model(base.location, None, training.plan.policy, parts=("unet",)).unet
-    stored, unmatched = read_lora(file, LoraIndex({"unet": unet}))
+    stored, unmatched = read_lora(file, index_of({"unet": unet}))
     assert unmatched == ()
     trained = training.trainee.lora()
     assert stored.modules.keys() == trained.modules.keys()

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from app.lora_format.index import LoraIndex
+from app.lora_format.names import UnetShape
 from app.trainings.arithmetic import StepPlan
-from worker.ml.lora_files.index import LoraIndex
 from worker.ml.lora_files.modules import AdapterModule, Lora
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.write import write_lora
 from worker.ml.training.errors import ExportMismatch

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from worker.ml.lora_files.index import LoraIndex
+from app.lora_format.names import UnetShape
 from worker.ml.lora_files.modules import Lora, LoraModule
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.read import read_lora
+from worker.ml.lora_files.targets import index_of
 from worker.ml.training.data.prepare import count_steps
 from worker.ml.training.errors import ExportMismatch, SpecInvalid
 from worker.ml.training.files import export
@@ -42,7 +42,7 @@ def checkpoint(unet, write_spec, tmp_path):
             lora,
             spec,
             UnetShape.of(unet.config),
-            LoraIndex({"unet": unet}),
+            index_of({"unet": unet}),
             prediction="epsilon",
             step=3,
             epoch=1,
@@ -100,7 +100,7 @@ def test_metadata_is_all_strings_and_names_sdxl_where_it_is(write_spec):
 
 def test_other_layouts_hold_the_same_change_beside_the_kohya_file(checkpoint, write_spec, unet):
     spec = read_spec(write_spec(also_layouts=["diffusers", "peft"]))
-    file, index = checkpoint(_lora()), LoraIndex({"unet": unet})
+    file, index = checkpoint(_lora()), index_of({"unet": unet})
     export.export_layouts(file, _lora(), spec, UnetShape.of(unet.config))
     for name in ("a.diffusers.safetensors", "a.peft/adapter_model.safetensors"):
         stored, unmatched = read_lora(file.path.parent / name, index)

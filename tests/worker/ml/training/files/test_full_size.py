@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from app.lora_format.names import UnetShape
 from app.trainings.params import TrainingParams
 from bench.sdxl import UNET
 from worker.ml.lora_files.modules import Lora, LoraModule
-from worker.ml.lora_files.names import UnetShape
 from worker.ml.lora_files.write import write_lora
 from worker.ml.training.network.adapters import add_adapters
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.ml.lora_files.errors import LoraFileInvalid
+from app.lora_format.errors import LoraFileInvalid
 
 # Bytes of one value, of the formats a LoRA may come in.
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}

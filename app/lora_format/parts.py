@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.ml.lora_files.errors import LoraVariantUnsupported
+from app.lora_format.errors import LoraVariantUnsupported
 
 Layout = Literal["kohya", "diffusers", "peft"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worker.ml.lora_files.errors import LoraFileInvalid
+from app.lora_format.errors import LoraFileInvalid
 
 # diffusers' name for the configurations of PEFT's adapters, one for each network, as JSON.
 METADATA_KEY = "lora_adapter_metadata"

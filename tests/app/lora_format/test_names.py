@@ -8,10 +8,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from app.lora_format.names import UnetShape, kohya_prefix
 from bench.sdxl import UNET
-from worker.ml.lora_files.names import UnetShape, kohya_prefix
 
-REFERENCE = json.loads((Path(__file__).parents[3] / "data" / "kohya_sdxl_modules.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "data" / "kohya_sdxl_modules.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,9 @@
 """Find a base model's module by any of the names that LoRA files give it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from torch import nn
-
-from worker.ml.lora_files.names import PREFIXES, UnetShape, kohya_prefix
-from worker.ml.lora_files.targets import adaptable_modules
+from app.lora_format.names import PREFIXES, UnetShape, kohya_prefix
 
 # Attention processors of older diffusers carried the pairs under names of their own.
 _PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)$")
@@ -15,12 +12,15 @@ _PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)$")
 class LoraIndex:
     """Canonical paths of one base model's modules, by every name that is understood."""
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        """Walk a base model's networks, by their name in the pipeline."""
+    def __init__(self, paths: Iterable[str], shape: UnetShape | None) -> None:
+        """Learn every name of each module.
+
+        Args:
+            paths: canonical, e.g. `unet.mid_block.attentions.0.proj_in`.
+            shape: of the base's UNet; None where the paths have no UNet.
+        """
         self._by_name: dict[str, str] = {}
-        unet = networks.get("unet")
-        shape = None if unet is None else UnetShape.of(getattr(unet, "config"))  # noqa: B009
-        for path in adaptable_modules(networks):
+        for path in paths:
             component, _, name = path.partition(".")
             self._by_name[path] = path
             # Kohya writes the original's block names; other programs diffusers', or leave out
