@@ -48,6 +48,14 @@ class Lease:
         """Whether the handler must end at its next safe point."""
         return self._reason is not None
 
+    def lose(self) -> None:
+        """The database has said that the job is another worker's."""
+        self._reason = "lost"
+
+    def end(self) -> None:
+        """Renew no more: the job has come to its end."""
+        self._ended.set()
+
     def __enter__(self) -> "Lease":
         self._thread.start()
         return self
