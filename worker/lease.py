@@ -76,6 +76,8 @@ class Lease:
         try:
             while not self._ended.is_set() and self._reason != "lost":
                 news = self._wait(ears)
+                if self._ended.is_set():
+                    return
                 if self._reason is None and is_draining():
                     self._reason = "draining"
                 if news or time.monotonic() - renewed >= settings.heartbeat_seconds:
