@@ -9,6 +9,7 @@ from app.catalog import BaseModelEntry, load_catalog
 from app.database import JsonObject, new_id
 from app.errors import FieldProblem, Invalid, LoraIncompatible, TooManyLoras
 from app.generations import prompt_tags
+from app.generations.batching import batch_key
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schedulers import SCHEDULERS
 from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse, LoraWeights
@@ -19,6 +20,8 @@ from app.settings import get_settings
 
 # Seeds that the service draws are short, so that people can copy them.
 DRAWN_SEEDS = 2**32
+# What the worker rounds the sides of an enlarged picture to.
+HIRES_MULTIPLE = 8
 
 
 def submit(
@@ -52,6 +55,7 @@ def submit(
         )
     resolved = [_resolve(session, account_id, base_model, use) for use in uses]
     _check_distinct(resolved)
+    frozen = _frozen(request, base_model, prompt)
     job_id = new_id("gen")
     jobs.submit(
         session,
@@ -61,11 +65,13 @@ def submit(
         account_id=account_id,
         labels=request.metadata,
         request_id=request_id,
+        batch_key=batch_key(base_model.id, frozen),
+        batch_size=request.num_images,
     )
     generation = Generation(
         id=job_id,
         base_model=base_model.id,
-        request=_frozen(request, base_model, prompt),
+        request=frozen,
         loras=[
             {
                 "lora": lora.id,
@@ -152,11 +158,30 @@ def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) 
         "guidance_scale": (
             defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
         ),
+        "guidance_rescale": request.guidance_rescale,
         "scheduler": scheduler,
         "seed": seed,
         "num_images": request.num_images,
+        "strength": request.strength,
+        "hires": _hires(request, base_model),
+        "previews": request.previews,
         "format": request.format,
     }
+
+
+def _hires(request: GenerationCreate, base_model: BaseModelEntry) -> JsonObject | None:
+    if request.hires is None:
+        return None
+    for name, told in (("width", request.width), ("height", request.height)):
+        side = _side(f"/{name}", told, base_model)
+        large = round(side * request.hires.scale / HIRES_MULTIPLE) * HIRES_MULTIPLE
+        if large > base_model.max_side_px:
+            raise _invalid(
+                "/hires/scale",
+                f"{request.hires.scale:g} makes a {name} of {large} px; {base_model.id} draws at "
+                f"most {base_model.max_side_px} px a side",
+            )
+    return request.hires.model_dump()
 
 
 def _side(pointer: str, told: int | None, base_model: BaseModelEntry) -> int:
