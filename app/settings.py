@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         default=1 * MIB, ge=1024, description="Largest JSON body; more answers 413."
     )
 
+    max_picture_body_bytes: int = Field(
+        default=32 * MIB,
+        ge=1024,
+        description="Largest JSON body of a request that may carry pictures, such as a generation.",
+    )
+
     # --- uploads ---------------------------------------------------------------------------
     max_upload_bytes: int = Field(
         default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.catalog import BaseModelEntry, load_catalog
 from app.database import JsonObject, new_id
 from app.errors import FieldProblem, Invalid, LoraIncompatible, TooManyLoras
-from app.generations import prompt_tags
+from app.generations import inputs, prompt_tags
 from app.generations.batching import batch_key
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schedulers import SCHEDULERS
@@ -17,6 +17,7 @@ from app.jobs import service as jobs
 from app.loras import service as loras
 from app.loras.models import Lora
 from app.settings import get_settings
+from app.storage import ObjectStore
 
 # Seeds that the service draws are short, so that people can copy them.
 DRAWN_SEEDS = 2**32
@@ -25,15 +26,20 @@ HIRES_MULTIPLE = 8
 
 
 def submit(
-    session: Session, account_id: str, request: GenerationCreate, request_id: str
+    session: Session,
+    store: ObjectStore,
+    account_id: str,
+    request: GenerationCreate,
+    request_id: str,
 ) -> Generation:
     """Queue a generation with everything it needs frozen in its row.
 
     Raises:
         Invalid: a value is outside what the base model can do.
+        ImageUnusable: a picture in the request cannot be decoded.
         TooManyLoras: more LoRAs than can be applied together.
         LoraIncompatible: a LoRA of another architecture.
-        NotFound: no such LoRA in this account.
+        NotFound: no such LoRA, or picture, in this account.
     """
     settings = get_settings()
     prompt, tags = prompt_tags.split(request.prompt)
@@ -56,6 +62,7 @@ def submit(
     resolved = [_resolve(session, account_id, base_model, use) for use in uses]
     _check_distinct(resolved)
     frozen = _frozen(request, base_model, prompt)
+    frozen |= _pictures(session, store, account_id, request, frozen["steps"])
     job_id = new_id("gen")
     jobs.submit(
         session,
@@ -166,6 +173,29 @@ def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) 
         "hires": _hires(request, base_model),
         "previews": request.previews,
         "format": request.format,
+    }
+
+
+def _pictures(
+    session: Session,
+    store: ObjectStore,
+    account_id: str,
+    request: GenerationCreate,
+    steps: int,
+) -> JsonObject:
+    """The pictures it starts from, as objects."""
+    told = {"init_image": request.init_image, "mask_image": request.mask_image}
+    if request.mask_image is not None and request.init_image is None:
+        raise _invalid("/mask_image", "a mask needs an init_image whose rest it keeps")
+    if request.mask_image is not None and request.hires is not None:
+        raise _invalid("/hires", "a second pass and a mask_image exclude each other")
+    if request.init_image is not None and int(steps * request.strength) < 1:
+        raise _invalid(
+            "/strength", f"{request.strength:g} of {steps} steps is below one step; raise either"
+        )
+    return {
+        name: None if ref is None else inputs.resolve(session, store, account_id, name, ref)
+        for name, ref in told.items()
     }
 
 

@@ -17,6 +17,8 @@ from app.web.problems import from_domain
 
 log = structlog.get_logger("lorawright.api")
 MAX_REQUEST_ID_CHARS = 100
+# Their JSON may carry pictures.
+PICTURE_PATHS = frozenset({"/v1/generations", "/v1/comparisons"})
 
 
 class RequestContext:
@@ -59,8 +61,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._json_limit = settings.max_json_body_bytes
-        self._upload_limit = settings.max_upload_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +69,9 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         multipart = headers.get("content-type", "").startswith("multipart/form-data")
-        name = "LORAWRIGHT_MAX_UPLOAD_BYTES" if multipart else "LORAWRIGHT_MAX_JSON_BODY_BYTES"
-        limit = self._upload_limit if multipart else self._json_limit
+        setting = _limiting_setting(scope["path"], multipart)
+        name = f"LORAWRIGHT_{setting.upper()}"
+        limit: int = getattr(self._settings, setting)
         told = headers.get("content-length", "0")
         if told.isdigit() and int(told) > limit:
             await self._refuse(scope, send, name, limit, int(told))
@@ -111,6 +113,13 @@ class BodyLimit:
 # A BaseException, so that no handler on the way takes it for an error of its own.
 class _BodyTooLarge(BaseException):
     pass
+
+
+def _limiting_setting(path: str, multipart: bool) -> str:
+    """The setting whose limit a body has."""
+    if multipart:
+        return "max_upload_bytes"
+    return "max_picture_body_bytes" if path in PICTURE_PATHS else "max_json_body_bytes"
 
 
 def _clean_id(told: str | None) -> str:

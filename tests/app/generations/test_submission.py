@@ -49,6 +49,8 @@ def test_every_default_is_filled_in(client):
         "strength": 0.8,
         "hires": None,
         "previews": 0,
+        "init_image": None,
+        "mask_image": None,
         "format": "png",
     }
 

@@ -221,3 +221,37 @@ def test_the_disk_cache_keeps_to_its_size_and_to_what_is_in_use(tmp_path):
     os.utime(tmp_path / "0.safetensors")
     lora_cache._prune(tmp_path, 250)
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["0", "3"]
+
+
+def test_an_init_image_and_its_mask_are_honoured_and_named_in_the_receipt(client, submit):
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (10, 200, 40)).save(buffer, "png")
+    files = {"file": ("green.png", buffer.getvalue(), "image/png")}
+    green = client.post("/v1/inputs", files=files).json()
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    buffer = io.BytesIO()
+    mask.save(buffer, "png")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    job_id = submit(init_image=green["id"], mask_image=url, strength=1.0)
+    runner.run_next("generate")
+    job = read(client, job_id)
+    assert job["status"] == "succeeded", job
+    assert job["receipt"]["init_image_sha256"] == green["sha256"]
+    assert len(job["receipt"]["mask_image_sha256"]) == 64
+    drawn = picture(job)
+    assert (drawn[:, 32:] == (10, 200, 40)).all()
+    assert abs(drawn[:, :32] - (10, 200, 40)).mean() > 3
+
+    # What was drawn can be drawn on.
+    again = submit(init_image=f"{job_id}/0", strength=0.5)
+    runner.run_next("generate")
+    assert read(client, again)["receipt"]["init_image_sha256"] == job["images"][0]["sha256"]
+
+
+def test_a_second_pass_enlarges(client, submit):
+    job_id = submit(hires={"scale": 1.5, "strength": 0.5})
+    runner.run_next("generate")
+    job = read(client, job_id)
+    assert [(i["width"], i["height"]) for i in job["images"]] == [(96, 96)]
+    assert job["receipt"]["hires"]["scale"] == 1.5
