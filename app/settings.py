@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    openai_wait_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How long `/v1/images/generations` waits for its pictures before it gives up.",
+    )
+
     # --- uploads ---------------------------------------------------------------------------
     max_upload_bytes: int = Field(
         default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."
