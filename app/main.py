@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
 from app.generations import routes as generations
 from app.jobs import routes as jobs
@@ -42,7 +43,7 @@ def create_app() -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestContext)
-    for module in (datasets, trainings, loras, generations, openai_images, jobs):
+    for module in (datasets, trainings, loras, generations, comparisons, openai_images, jobs):
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     max_images_per_generation: int = Field(
         default=8, ge=1, le=8, description="Most pictures of one generation request."
     )
+    max_comparison_images: int = Field(
+        default=100, ge=1, le=1000, description="Most pictures of one comparison."
+    )
     max_prompt_chars: int = Field(
         # A JPEG has room for so much beside the rest of its receipt.
         default=4000,
