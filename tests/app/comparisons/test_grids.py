@@ -94,8 +94,8 @@ def test_a_picture_in_the_request_is_kept_once(client):
         ([{"name": "weight", "values": [1]}], "/axes/0/name", "no LoRA"),
         (
             [{"name": "weight", "values": [3]}, {"name": "lora", "values": ["ink"]}],
-            "/loras",
-            "less than",
+            "/axes/0/values/0",
+            "3 of weight",
         ),
         ([{"name": "seed", "values": [1], "lora": "x"}], "/axes/0/lora", "axis of weights"),
         (
