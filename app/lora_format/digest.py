@@ -17,6 +17,8 @@ TOP_TAGS = 20
 # Of the most frequent tags, how many are offered as trigger phrases.
 _TAG_PHRASES = 3
 _TEXT_CHARS = 300
+# The standard has about thirty.
+_MODELSPEC_FIELDS = 100
 # Numbers beyond this are not exact in every reader of JSON.
 _LARGEST = 2**53
 
@@ -75,10 +77,11 @@ def digest(metadata: Mapping[str, str], trigger: str | None) -> MetadataDigest:
     numbers = {name: _number(metadata.get(key)) for name, key in _NUMBERS.items()}
     training |= {name: value for name, value in numbers.items() if value is not None}
     tags = _tags(metadata.get("ss_tag_frequency"))
+    named = [key for key in sorted(metadata) if key.startswith("modelspec.")]
     modelspec = {
-        shown(key.removeprefix("modelspec."), _TEXT_CHARS): shown(value, _TEXT_CHARS)
-        for key, value in sorted(metadata.items())
-        if key.startswith("modelspec.") and key != "modelspec.thumbnail"
+        shown(key.removeprefix("modelspec."), _TEXT_CHARS): shown(metadata[key], _TEXT_CHARS)
+        for key in named[:_MODELSPEC_FIELDS]
+        if key != "modelspec.thumbnail"
     }
     found = [(modelspec.get("trigger_phrase", ""), "modelspec"), (trigger or "", "embedding")]
     found += [(tag, "tags") for tag, _ in tags[:_TAG_PHRASES]]
