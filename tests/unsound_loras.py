@@ -59,6 +59,10 @@ INVALID: dict[str, tuple[bytes, str]] = {
         framed(header_of({f"t{n}": ("F16", (0,)) for n in range(50_000)})),
         "50000 tensors; 1 to 20000 allowed",
     ),
+    "a million empty lists": (
+        _raw('{"a":[' + "[]," * 1_000_000 + "1]}"),
+        "more values than the limit, 700000",
+    ),
     "a name twice": (_raw(f'{{"a":{ENTRY},"a":{ENTRY}}}'), "a name occurs twice"),
     "a field twice": (
         _raw('{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),

@@ -135,6 +135,8 @@ def _flux(names: list[str], widths: set[int]) -> Family:  # noqa: ARG001 (as its
 def _joint(names: list[str], widths: set[int]) -> Family:
     if widths & {1536, 2432}:
         return SD3
+    if not widths:
+        return OTHER_DIT
     blocks = [int(match[1]) for name in names if (match := _JOINT.search(name))]
     # Of Flux' two kinds of blocks it has 19 such, Qwen-Image 60 and no other kind.
     return QWEN_IMAGE if max(blocks) >= 19 else FLUX

@@ -245,16 +245,36 @@ def test_a_large_alpha_pattern_is_looked_up_not_searched(write: Write) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from app.lora_format.check import describe
-from app.lora_format.header import HeaderLimits
+from app.lora_format.errors import LoraFileError
+
+def peak():
+    # Not getrusage's, which begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
 describe(Path(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-report = describe(Path(sys.argv[2]))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(report.nbytes, (after - before) * 1024)
+before = peak()
+try:
+    print(describe(Path(sys.argv[2])).nbytes)
+except LoraFileError as error:
+    print(error)
+print((peak() - before) * 1024)
 """
+
+
+def peak(small: Path, path: Path) -> tuple[str, int]:
+    """What the check of a file says, and the memory it takes at its peak beyond a small file's."""
+    finished = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(small), str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, grown = finished.stdout.splitlines()
+    return said, int(grown)
 
 
 def test_memory_does_not_grow_with_the_file(write: Write, tmp_path: Path) -> None:
@@ -267,13 +287,17 @@ def test_memory_does_not_grow_with_the_file(write: Write, tmp_path: Path) -> Non
         file.write(framed(header_of(tensors)))
         # Zeros that take no room on the disk.
         file.truncate(file.tell() + 65_536 * (2048 + 640) * 2)
-    small = write(pair(SDXL_KEY, 2048, 640))
-    finished = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(small), str(large)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    nbytes, grown = map(int, finished.stdout.split())
-    assert nbytes > 350_000_000
-    assert grown < 8 * 1024 * 1024
+    said, grown = peak(write(pair(SDXL_KEY, 2048, 640)), large)
+    assert int(said) > 350_000_000
+    assert grown < 8 * 1024**2
+
+
+@pytest.mark.parametrize("value", ["[],", "{},", "7,", '"",', '{"a":1},', "1e9,"])
+def test_memory_of_a_hostile_header_is_bounded(write: Write, tmp_path: Path, value: str) -> None:
+    hostile = tmp_path / "hostile.safetensors"
+    # As many values as the limits let pass, or as many bytes.
+    for count in (340_000, 16 * 1024**2 // len(value) - 10):
+        hostile.write_bytes(framed(b'{"a":[' + value.encode() * count + b"1]}"))
+        said, grown = peak(write(pair(SDXL_KEY, 2048, 640)), hostile)
+        assert "not a tensor entry" in said or "more values" in said
+        assert grown < 64 * 1024**2, (count, said)
