@@ -141,6 +141,20 @@ def test_an_alpha_may_be_any_number_format(write: Write) -> None:
         assert dict(contents.alphas) == {8.0: 1}, dtype
 
 
+def test_an_alpha_that_does_not_count_may_be_infinite(write: Write) -> None:
+    whole_factors: Tensors = {
+        f"{SDXL_KEY}.lokr_w1": ("F16", (20, 32)),
+        f"{SDXL_KEY}.lokr_w2": ("F16", (32, 64)),
+        f"{SDXL_KEY}.alpha": ("F16", ()),
+    }
+    infinite = {f"{SDXL_KEY}.alpha": b"\x00\x7c"}
+    contents = check_file(write(whole_factors, values=infinite)).contents
+    assert contents is not None
+    assert (contents.rank, contents.alpha) == (1, 1.0)
+    with_rank = LOKR | {f"{SDXL_KEY}.alpha": ("F16", ())}
+    assert refusal(write(with_rank, values=infinite)).code == "lora_not_finite"
+
+
 def test_a_missing_alpha_or_zero_means_the_rank(write: Write) -> None:
     for tensors in (
         pair(SDXL_KEY, 2048, 640, alpha=False),
@@ -231,6 +245,22 @@ def test_a_file_of_another_family_is_described(write: Write) -> None:
     assert report.contents.modules == 1
     assert [problem.code for problem in report.problems] == ["lora_incompatible"]
     assert report.as_json()["usable"] is False
+
+
+def test_text_encoders_by_older_diffusers_are_read(write: Write) -> None:
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
+    old: Tensors = {
+        f"{name}.down.weight": ("F32", (4, 768)),
+        f"{name}.up.weight": ("F32", (768, 4)),
+    }
+    unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora"
+    old |= {
+        f"{unet}.down.weight": ("F32", (4, 2048)),
+        f"{unet}.up.weight": ("F32", (640, 4)),
+    }
+    contents = check_file(write(old)).contents
+    assert contents is not None
+    assert dict(contents.networks) == {"text_encoder": 1, "unet": 1}
 
 
 def test_a_large_alpha_pattern_is_looked_up_not_searched(write: Write) -> None:
