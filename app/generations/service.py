@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from app.catalog import BaseModelEntry, load_catalog
 from app.database import JsonObject, new_id
 from app.errors import FieldProblem, Invalid, LoraIncompatible, TooManyLoras
-from app.generations import prompt_tags
+from app.generations import inputs, prompt_tags
+from app.generations.batching import batch_key
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schedulers import SCHEDULERS
 from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse, LoraWeights
@@ -16,21 +17,29 @@ from app.jobs import service as jobs
 from app.loras import service as loras
 from app.loras.models import Lora
 from app.settings import get_settings
+from app.storage import ObjectStore
 
 # Seeds that the service draws are short, so that people can copy them.
 DRAWN_SEEDS = 2**32
+# What the worker rounds the sides of an enlarged picture to.
+HIRES_MULTIPLE = 8
 
 
 def submit(
-    session: Session, account_id: str, request: GenerationCreate, request_id: str
+    session: Session,
+    store: ObjectStore,
+    account_id: str,
+    request: GenerationCreate,
+    request_id: str,
 ) -> Generation:
     """Queue a generation with everything it needs frozen in its row.
 
     Raises:
         Invalid: a value is outside what the base model can do.
+        ImageUnusable: a picture in the request cannot be decoded.
         TooManyLoras: more LoRAs than can be applied together.
         LoraIncompatible: a LoRA of another architecture.
-        NotFound: no such LoRA in this account.
+        NotFound: no such LoRA, or picture, in this account.
     """
     settings = get_settings()
     prompt, tags = prompt_tags.split(request.prompt)
@@ -52,6 +61,8 @@ def submit(
         )
     resolved = [_resolve(session, account_id, base_model, use) for use in uses]
     _check_distinct(resolved)
+    frozen = _frozen(request, base_model, prompt)
+    frozen |= _pictures(session, store, account_id, request, frozen["steps"])
     job_id = new_id("gen")
     jobs.submit(
         session,
@@ -61,11 +72,13 @@ def submit(
         account_id=account_id,
         labels=request.metadata,
         request_id=request_id,
+        batch_key=batch_key(base_model.id, frozen),
+        batch_size=request.num_images,
     )
     generation = Generation(
         id=job_id,
         base_model=base_model.id,
-        request=_frozen(request, base_model, prompt),
+        request=frozen,
         loras=[
             {
                 "lora": lora.id,
@@ -152,11 +165,53 @@ def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) 
         "guidance_scale": (
             defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
         ),
+        "guidance_rescale": request.guidance_rescale,
         "scheduler": scheduler,
         "seed": seed,
         "num_images": request.num_images,
+        "strength": request.strength,
+        "hires": _hires(request, base_model),
+        "previews": request.previews,
         "format": request.format,
     }
+
+
+def _pictures(
+    session: Session,
+    store: ObjectStore,
+    account_id: str,
+    request: GenerationCreate,
+    steps: int,
+) -> JsonObject:
+    """The pictures it starts from, as objects."""
+    told = {"init_image": request.init_image, "mask_image": request.mask_image}
+    if request.mask_image is not None and request.init_image is None:
+        raise _invalid("/mask_image", "a mask needs an init_image whose rest it keeps")
+    if request.mask_image is not None and request.hires is not None:
+        raise _invalid("/hires", "a second pass and a mask_image exclude each other")
+    if request.init_image is not None and int(steps * request.strength) < 1:
+        raise _invalid(
+            "/strength", f"{request.strength:g} of {steps} steps is below one step; raise either"
+        )
+    return {
+        name: None if ref is None else inputs.resolve(session, store, account_id, name, ref)
+        for name, ref in told.items()
+    }
+
+
+def _hires(request: GenerationCreate, base_model: BaseModelEntry) -> JsonObject | None:
+    if request.hires is None:
+        return None
+    for name, told in (("width", request.width), ("height", request.height)):
+        side = _side(f"/{name}", told, base_model)
+        large = round(side * request.hires.scale / HIRES_MULTIPLE) * HIRES_MULTIPLE
+        if large > base_model.max_side_px:
+            raise _invalid(
+                "/hires/scale",
+                f"{request.hires.scale:g} makes a {name} of {large} px; {base_model.id} draws at "
+                f"most {base_model.max_side_px} px a side",
+            )
+    return request.hires.model_dump()
 
 
 def _side(pointer: str, told: int | None, base_model: BaseModelEntry) -> int:

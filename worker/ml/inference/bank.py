@@ -3,13 +3,15 @@
 Merged mode: W = W0 + Σ wᵢ · changeᵢ(W0), always from the pristine W0; of a plain LoRA the change is
 (alpha / rank) · up @ down. Merging and un-merging in place would drift with every switch; here a
 module outside the set gets its own bits back. Weights change by in-place copy only, so compiled
-graphs and pointers stay valid.
+graphs and pointers stay valid. For rows of a batch with sets of their own see `stacked`.
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeGuard
 
@@ -23,12 +25,15 @@ from worker.ml.inference.errors import (
     LoraShapeMismatch,
     LoraUnreadable,
 )
+from worker.ml.inference.spec import LoraWeights
+from worker.ml.inference.stacked import StackedLoras, stackable
 from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule, change, with_tensors
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import adaptable_modules, index_of
 
-# (sha256 of the LoRA, its weight), ascending: what is summed into a module or into the base.
+# (sha256 of the LoRA, its weight), ascending: what is summed into a module.
 Recipe = tuple[tuple[str, float], ...]
+PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,12 @@ class BankedLora:
     lora: Lora
     unmatched: tuple[str, ...] = ()
 
+    @cached_property
+    def stackable(self) -> bool:
+        """Whether the UNet can have it for single rows of a batch."""
+        modules = self.lora.modules.items()
+        return all(stackable(module) for path, module in modules if path.startswith("unet."))
+
 
 @dataclass(frozen=True)
 class LoraReport:
@@ -56,7 +67,7 @@ class LoraReport:
     """
 
     sha256: str
-    weight: float
+    weight: float | LoraWeights
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
 
@@ -84,6 +95,8 @@ class AdapterBank:
         self._index = index_of(networks)
         self._capacity_bytes = capacity_bytes
         self._kept: OrderedDict[str, BankedLora] = OrderedDict()
+        # Files are parsed ahead by another thread than the one that draws.
+        self._lock = threading.Lock()
         # W0 of every module a LoRA ever touched, and the recipe its weight holds now.
         self._pristine: dict[str, Tensor] = {}
         self._applied: dict[str, Recipe] = {}
@@ -91,28 +104,33 @@ class AdapterBank:
     @property
     def kept_bytes(self) -> int:
         """Bytes of the parsed LoRAs that are kept."""
+        with self._lock:
+            return self._kept_bytes()
+
+    def _kept_bytes(self) -> int:
         return sum(banked.lora.nbytes for banked in self._kept.values())
 
     def load(self, path: Path, sha256: str) -> BankedLora:
-        """The LoRA of a file, parsed once for as long as it is kept.
+        """The LoRA of a file, parsed once for as long as it is kept; any thread may ask.
 
         Raises:
             LoraHashMismatch: the file's sha256 is another.
             LoraUnreadable: `read_lora` refuses it.
             LoraShapeMismatch: see `put`.
         """
-        if sha256 not in self._kept:
+        with self._lock:
+            if sha256 in self._kept:
+                self._kept.move_to_end(sha256)
+                return self._kept[sha256]
+        try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256:
                 raise LoraHashMismatch(f"expected a LoRA file of sha256 {sha256}, found {found}")
-            try:
-                lora, unmatched = read_lora(path, self._index)
-            except LoraFileError as error:
-                raise LoraUnreadable(error.code, str(error)) from error
-            return self.put(sha256, lora, unmatched)
-        self._kept.move_to_end(sha256)
-        return self._kept[sha256]
+            lora, unmatched = read_lora(path, self._index)
+        except LoraFileError as error:
+            raise LoraUnreadable(error.code, str(error)) from error
+        return self.put(sha256, lora, unmatched)
 
     def put(self, sha256: str, lora: Lora, unmatched: Sequence[str] = ()) -> BankedLora:
         """Keep a parsed LoRA under its file's hash.
@@ -132,33 +150,44 @@ class AdapterBank:
                 module = with_tensors(module, Tensor.pin_memory)
             matched[path] = module
         banked = BankedLora(sha256, replace(lora, modules=matched), tuple(foreign))
-        self._kept[sha256] = banked
-        self._kept.move_to_end(sha256)
-        # The newest stays even when it alone is over the limit: it is about to be used.
-        while self.kept_bytes > self._capacity_bytes and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[sha256] = banked
+            self._kept.move_to_end(sha256)
+            # The newest stays even when it alone is over the limit: it is about to be used.
+            while self._kept_bytes() > self._capacity_bytes and len(self._kept) > 1:
+                self._kept.popitem(last=False)
         return banked
 
     @torch.no_grad()
-    def activate(self, wanted: Sequence[tuple[BankedLora, float]]) -> Activation:
+    def activate(
+        self,
+        wanted: Sequence[tuple[BankedLora, float | LoraWeights]],
+        parts: Collection[str] = PARTS,
+    ) -> Activation:
         """Bring the base to W0 plus exactly these LoRAs at these weights.
 
         The order of the set makes no difference to a bit; modules that hold what they should
         are not touched; an empty set, or weights of 0, give W0 back to the bit.
 
+        Args:
+            parts: the networks to bring there; the others stay as they are.
+
         Raises:
             LoraMatchesNothing: a LoRA changes no module; the base stays as it was.
         """
-        reports = tuple(_report(banked, weight) for banked, weight in wanted)
+        reports = tuple(report(banked, weight) for banked, weight in wanted)
         by_path: dict[str, list[tuple[str, float, AdapterModule]]] = {}
-        for banked, weight in sorted(wanted, key=lambda pair: (pair[0].sha256, pair[1])):
-            if weight != 0.0:
-                for path, module in banked.lora.modules.items():
+        for banked, told in wanted:
+            weights = LoraWeights.everywhere(told) if not isinstance(told, LoraWeights) else told
+            for path, module in banked.lora.modules.items():
+                weight = weights.of(path)
+                if weight != 0.0 and path.partition(".")[0] in parts:
                     by_path.setdefault(path, []).append((banked.sha256, weight, module))
 
         written = 0
-        for path in self._applied.keys() | by_path.keys():
-            terms = by_path.get(path, [])
+        applied = {path for path in self._applied if path.partition(".")[0] in parts}
+        for path in applied | by_path.keys():
+            terms = sorted(by_path.get(path, []), key=lambda term: term[:2])
             recipe = tuple((sha256, weight) for sha256, weight, _ in terms)
             if self._applied.get(path, ()) != recipe:
                 # Forgotten first: should the write fail half-way, the next one starts from W0.
@@ -169,6 +198,14 @@ class AdapterBank:
         for path in [path for path, recipe in self._applied.items() if not recipe]:
             del self._applied[path]
         return Activation(reports, written)
+
+    def stacked(self, device: torch.device) -> StackedLoras:
+        """LoRAs for single rows of a batch; the UNet must be at W0 while they are in place.
+
+        Args:
+            device: where the UNet computes, whatever memory its weights lie in now.
+        """
+        return StackedLoras(self._modules, device)
 
     def _write(self, path: str, terms: list[tuple[float, AdapterModule]]) -> None:
         weight = self._modules[path].weight
@@ -205,7 +242,12 @@ def _with_pairs(start: Tensor, terms: list[tuple[float, AdapterModule]]) -> Tens
     return torch.addmm(flat, torch.cat(up, dim=1), torch.cat(down, dim=0)) if up else flat
 
 
-def _report(banked: BankedLora, weight: float) -> LoraReport:
+def report(banked: BankedLora, weight: float | LoraWeights) -> LoraReport:
+    """What a LoRA changes in its bank's base.
+
+    Raises:
+        LoraMatchesNothing: nothing.
+    """
     if not banked.lora.modules:
         named = ", ".join(banked.unmatched[:5])
         raise LoraMatchesNothing(

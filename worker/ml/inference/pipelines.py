@@ -12,6 +12,7 @@ from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.hashing import hash_model_files
 from worker.ml.base_models.load import BaseModel, load_base_model
 from worker.ml.inference.bank import AdapterBank
+from worker.ml.inference.preview import LatentColours, fit_colours
 from worker.ml.inference.spec import BaseModelSpec
 
 
@@ -34,6 +35,12 @@ class PipelineHandle:
     def base_sha256(self) -> str:
         """Hash of the base's weight files, for receipts."""
         return hash_model_files(self.base.folder)
+
+    @cached_property
+    def colours(self) -> LatentColours:
+        """What its latents look like."""
+        factor = self.pipeline.vae_scale_factor
+        return fit_colours(self.base.vae, self.policy.device, factor)
 
     @cached_property
     def nbytes(self) -> int:

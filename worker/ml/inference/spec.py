@@ -46,6 +46,16 @@ class LoraWeights(_Frozen):
     text_encoder: Weight = 1.0
     blocks: Mapping[str, Weight] = Field(default_factory=dict)
 
+    @classmethod
+    def everywhere(cls, weight: float) -> "LoraWeights":
+        """The same weight in all parts."""
+        return cls(unet=weight, text_encoder=weight)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal weights, and hashable."""
+        return self.unet, self.text_encoder, tuple(sorted(self.blocks.items()))
+
     def of(self, path: str) -> float:
         """The weight of the module at a canonical path."""
         fitting = [block for block in self.blocks if path == block or path.startswith(f"{block}.")]
@@ -78,7 +88,7 @@ class LoraSpec(_Frozen):
         """The weight of each part, whichever way it was given."""
         if isinstance(self.weight, LoraWeights):
             return self.weight
-        return LoraWeights(unet=self.weight, text_encoder=self.weight)
+        return LoraWeights.everywhere(self.weight)
 
 
 class HiresSpec(_Frozen):
@@ -124,4 +134,6 @@ class GenerationSpec(_Frozen):
     def _mask_needs_image(self) -> Self:
         if self.mask_image is not None and self.init_image is None:
             raise ValueError("mask_image needs an init_image")
+        if self.mask_image is not None and self.hires is not None:
+            raise ValueError("hires and mask_image exclude each other")
         return self

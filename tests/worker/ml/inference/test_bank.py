@@ -10,9 +10,10 @@ import torch
 from tests.worker.random_modules import KINDS, Maker
 from worker.ml.base_models.hashing import hash_networks
 from worker.ml.base_models.load import load_base_model
-from worker.ml.inference.bank import AdapterBank
+from worker.ml.inference.bank import PARTS, AdapterBank
 from worker.ml.inference.errors import LoraHashMismatch, LoraMatchesNothing, LoraShapeMismatch
 from worker.ml.inference.generate import generate
+from worker.ml.inference.spec import LoraWeights
 from worker.ml.lora_files.modules import LohaModule, Lora, LoraModule, change
 
 
@@ -37,17 +38,22 @@ def _relative(found, expected):
 
 # peft remarks on a second adapter, which is what is wanted here.
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_merged_equals_diffusers_load_and_set_adapters(
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_merged_and_stacked_equal_diffusers_load_and_set_adapters(
     handle, base_spec, policy, make_lora, save_lora, count
 ):
     from diffusers import StableDiffusionXLPipeline
 
-    weights = [1.0, 0.6, -0.4][:count]
+    weights = [1.0, 0.6, -0.4, 0.3, -0.8][:count]
     specs = [save_lora(make_lora(seed, "attn"), weight) for seed, weight in enumerate(weights)]
     bank = handle.bank
     bare = _unet_output(handle.base.unet)
-    bank.activate([(bank.load(Path(s.path), s.sha256), s.weight) for s in specs])
+    uses = [(bank.load(Path(s.path), s.sha256), s.weights) for s in specs]
+    bank.activate([])
+    with bank.stacked(policy.device) as stack:
+        stack.set([uses, uses], copies=1)
+        stacked = _unet_output(handle.base.unet)
+    bank.activate(uses)
     ours = _unet_output(handle.base.unet)
 
     base = load_base_model(base_spec.location, None, policy)
@@ -65,6 +71,8 @@ def test_merged_equals_diffusers_load_and_set_adapters(
 
     assert _relative(bare, expected) > 0.05
     assert _relative(ours, expected) < 1e-4
+    assert _relative(stacked, expected) < 1e-4
+    assert _relative(stacked, ours) < 1e-4
     for name in ("text_encoder", "text_encoder_2"):
         tokens = torch.arange(77)[None] + 300
         with torch.no_grad():
@@ -171,22 +179,80 @@ def test_weight_zero_and_the_empty_set_give_the_base_back_to_the_bit(handle, mak
     assert hash_networks(handle.base.networks()) == start
 
 
-def test_fifty_random_switches_leave_no_trace(handle, make_lora, make_spec):
+def test_a_thousand_random_switches_leave_no_trace(handle, modules, make_lora, make_spec):
     start = hash_networks(handle.base.networks())
     reference = generate(handle, make_spec(), lambda *_: None, lambda: False).images[0].image
-    loras = [
-        handle.bank.put(f"{i:064x}", make_lora(i, pattern))
-        for i, pattern in enumerate(["attn1", "attn2", "ff", "text_encoder", "resnets"])
-    ]
+    patterns = ("attn1", "attn2", "ff", "text_encoder", "resnets", "mid_block", "down_blocks.1")
+    loras = [make_lora(i, pattern) for i, pattern in enumerate(patterns)]
+    loras += [_of_kind(modules, kind, "up_blocks.1") for kind in ("dora", "loha", "lokr")]
+    loras += [_of_kind(modules, "tucker", "resnets"), make_lora(99, "", ranks=(1, 3, 8))]
+    banked = [handle.bank.put(f"{i:064x}", lora) for i, lora in enumerate(loras)]
+    assert len(banked) == 12
     draw = random.Random(5)
-    for _ in range(50):
-        chosen = draw.sample(loras, draw.randint(0, 4))
-        handle.bank.activate([(lora, draw.uniform(-1, 1)) for lora in chosen])
+    written = 0
+    for _ in range(1000):
+        wanted = [(lora, _random_weights(draw)) for lora in draw.sample(banked, draw.randint(0, 5))]
+        parts = draw.choice([("unet",), ("text_encoder", "text_encoder_2"), PARTS])
+        written += handle.bank.activate(wanted, parts).modules_written
+    assert written > 50_000
+    assert hash_networks(handle.base.networks()) != start
     handle.bank.activate([])
 
     assert hash_networks(handle.base.networks()) == start
     again = generate(handle, make_spec(), lambda *_: None, lambda: False).images[0].image
     assert again.tobytes() == reference.tobytes()
+
+
+def _random_weights(draw):
+    if draw.random() < 0.5:
+        return draw.uniform(-1.5, 1.5)
+    blocks = {"unet.mid_block": draw.uniform(-1, 1), "unet.up_blocks.1": 0.0}
+    return LoraWeights(unet=draw.uniform(-1, 1), text_encoder=draw.uniform(-1, 1), blocks=blocks)
+
+
+def test_a_block_has_its_own_weight_and_the_longest_name_decides(handle, modules, make_lora):
+    lora = make_lora(1, "")
+    banked = handle.bank.put("a" * 64, lora)
+    weights = LoraWeights(
+        unet=0.5,
+        text_encoder=-0.25,
+        blocks={
+            "unet.down_blocks": 0.0,
+            "unet.down_blocks.1.attentions.0": 2.0,
+            "text_encoder_2": 1.5,
+        },
+    )
+    before = {path: module.weight.clone() for path, module in modules.items()}
+    handle.bank.activate([(banked, weights)])
+    for path, module in modules.items():
+        if path.startswith("unet.down_blocks.1.attentions.0."):
+            expected = 2.0
+        elif path.startswith("unet.down_blocks."):
+            expected = 0.0
+        elif path.startswith("unet."):
+            expected = 0.5
+        else:
+            # `text_encoder_2` is no part of `text_encoder`.
+            expected = 1.5 if path.startswith("text_encoder_2.") else -0.25
+        moved = module.weight - before[path]
+        wanted = expected * change(lora.modules[path], before[path]).view_as(moved)
+        assert torch.allclose(moved, wanted, atol=1e-5), path
+
+
+def test_one_part_can_be_brought_to_a_set_of_its_own(handle, modules, make_lora):
+    banked = handle.bank.put("a" * 64, make_lora(1, ""))
+    before = {path: module.weight.clone() for path, module in modules.items()}
+    handle.bank.activate([(banked, 1.0)], parts=("text_encoder",))
+    changed = {
+        path for path, module in modules.items() if not torch.equal(module.weight, before[path])
+    }
+    assert changed == {path for path in modules if path.startswith("text_encoder.")}
+    handle.bank.activate([(banked, 1.0)], parts=("unet",))
+    handle.bank.activate([], parts=("text_encoder",))
+    changed = {
+        path for path, module in modules.items() if not torch.equal(module.weight, before[path])
+    }
+    assert changed == {path for path in modules if path.startswith("unet.")}
 
 
 def test_the_same_set_again_writes_nothing_in_any_order(handle, make_lora):
