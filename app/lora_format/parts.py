@@ -20,8 +20,8 @@ Layout = Literal["kohya", "diffusers", "peft"]
 
 # Parts keep LyCORIS' names where they have one.
 _PARTS = {
-    "down": r"(\.lora_down|[._]lora(_linear_layer)?\.down|\.lora_A(\.\w+)?)\.weight",
-    "up": r"(\.lora_up|[._]lora(_linear_layer)?\.up|\.lora_B(\.\w+)?)\.weight",
+    "down": r"(\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|\.lora_A(\.\w+)?)\.weight",
+    "up": r"(\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|\.lora_B(\.\w+)?)\.weight",
     "mid": r"\.lora_mid\.weight",
     "alpha": r"\.alpha",
     "dora_scale": r"\.dora_scale",
