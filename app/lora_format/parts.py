@@ -5,7 +5,8 @@ Layouts told apart by that ending:
   `.hada_w1_a`, `.lokr_w1`, `.dora_scale`, `.alpha`;
 * PEFT and diffusers: `… .lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector`, adapter name
   in between or not;
-* older diffusers: `… .lora.down.weight`, `.lora.up.weight`, `_lora.down.weight`.
+* older diffusers: `… .lora.down.weight`, `.lora.up.weight`, `_lora.down.weight`, and of text
+  encoders `.lora_linear_layer.down.weight`.
 """
 
 import re
@@ -19,8 +20,8 @@ Layout = Literal["kohya", "diffusers", "peft"]
 
 # Parts keep LyCORIS' names where they have one.
 _PARTS = {
-    "down": r"(\.lora_down|[._]lora\.down|\.lora_A(\.\w+)?)\.weight",
-    "up": r"(\.lora_up|[._]lora\.up|\.lora_B(\.\w+)?)\.weight",
+    "down": r"(\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|\.lora_A(\.\w+)?)\.weight",
+    "up": r"(\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|\.lora_B(\.\w+)?)\.weight",
     "mid": r"\.lora_mid\.weight",
     "alpha": r"\.alpha",
     "dora_scale": r"\.dora_scale",
