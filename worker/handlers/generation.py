@@ -26,7 +26,7 @@ from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.lora_cache import fetch_lora
 from worker.handlers.models import base_model_entry, base_model_spec, device_policy, pipelines
 from worker.handlers.prefetch import Prefetch
-from worker.ml.base_models.load import BaseModelUnavailable
+from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.inference.errors import InferenceError
 from worker.ml.inference.errors import Stopped as DrawingStopped
 from worker.ml.inference.generate import GeneratedImage, Preview, Watch, generate_many
