@@ -73,7 +73,7 @@ def load_base_model(
     if unknown:
         raise ValueError(f"unknown parts {unknown}; known are {list(PARTS)}")
     try:
-        index_path = _local_path(location, revision, "model_index.json")
+        index_path = local_path(location, revision, "model_index.json")
         index = json.loads(index_path.read_text())
         if index.get("_class_name") != "StableDiffusionXLPipeline":
             raise BaseModelUnavailable(
@@ -84,7 +84,7 @@ def load_base_model(
             revision=revision,
             folder=index_path.parent,
             scheduler_config=json.loads(
-                _local_path(location, revision, "scheduler/scheduler_config.json").read_text()
+                local_path(location, revision, "scheduler/scheduler_config.json").read_text()
             ),
             force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
         )
@@ -130,7 +130,7 @@ def _load_part(part: str, location: str, revision: str | None, policy: DevicePol
     return network.to(policy.device).requires_grad_(False).eval()
 
 
-def _local_path(location: str, revision: str | None, name: str) -> Path:
+def local_path(location: str, revision: str | None, name: str) -> Path:
     """A small configuration file of the model: in its folder, or fetched into the hub's cache."""
     if Path(location).is_dir():
         return Path(location, name)
