@@ -12,7 +12,8 @@ LorawrightError
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
 │       ├── TooManyLoras          more LoRAs than can be applied together
-│       └── LoraIncompatible      a LoRA made for another architecture
+│       ├── LoraIncompatible      a LoRA made for another architecture
+│       └── LoraFileRefused       an uploaded LoRA file that cannot be used; its code says why
 ├── ServiceUnavailable            a server we need is away; try again
 │   ├── StorageUnavailable
 │   └── DatabaseUnavailable
@@ -105,6 +106,15 @@ class TooManyLoras(Invalid):
 class LoraIncompatible(Invalid):
     code = "lora_incompatible"
     title = "The LoRA does not fit the base model"
+
+
+class LoraFileRefused(Invalid):
+    code = "lora_file_invalid"
+    title = "The LoRA file is refused"
+
+    def __init__(self, detail: str, code: str = "lora_file_invalid") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 class ServiceUnavailable(LorawrightError):

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     max_images_per_dataset: int = Field(
         default=5000, ge=1, description="Most pictures in one dataset."
     )
+    max_lora_bytes: int = Field(
+        default=2 * GIB, ge=MIB, description="Largest LoRA file uploaded or inspected; more is 413."
+    )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
 
     # --- requests --------------------------------------------------------------------------

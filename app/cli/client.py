@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ ENDED = frozenset({"succeeded", "failed", "canceled"})
 POLL_SECONDS = 0.5
 # A stream that stays silent for so long is given up and opened again.
 SILENCE_SECONDS = 60.0
+# How long the server may take to check and store a file it has received.
+CHECKED_SECONDS = 600.0
 # How often a request is tried whose connection broke, or that was answered "try again".
 ATTEMPTS = 5
 # Errors after which a request surely has not arrived.
@@ -91,6 +93,22 @@ class Client:
             finally:
                 for _, handle in opened:
                     handle.close()
+
+        return self._send(send, again=NOT_SENT)
+
+    def upload_one(self, path: str, file: Path, fields: Mapping[str, str]) -> Json:
+        """Send one file as the part `file` of a form, and the form's other fields."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+
+        def send() -> httpx.Response:
+            with file.open("rb") as handle:
+                return self._http.post(
+                    f"/v1{path}",
+                    files={"file": (file.name, handle)},
+                    data=dict(fields),
+                    headers=headers,
+                    timeout=httpx.Timeout(60, connect=5, read=CHECKED_SECONDS),
+                )
 
         return self._send(send, again=NOT_SENT)
 

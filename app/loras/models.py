@@ -12,7 +12,17 @@ class Lora(CreatedAt, Base):
     """A published LoRA file, stored in kohya layout."""
 
     __tablename__ = "loras"
-    __table_args__ = (Index("ix_loras_account", "account_id", text("id DESC")),)
+    __table_args__ = (
+        Index("ix_loras_account", "account_id", text("id DESC")),
+        # Of uploads of the same file at the same time, one makes the LoRA.
+        Index(
+            "uq_loras_upload",
+            "account_id",
+            "sha256",
+            unique=True,
+            postgresql_where=text("source = 'upload'"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
@@ -38,7 +48,7 @@ class Lora(CreatedAt, Base):
     layout: Mapped[str] = mapped_column(String(10), default="kohya")
     # The file's own, `ss_*` and `modelspec.*`.
     file_metadata: Mapped[JsonObject]
-    # What the check of the file found: kinds, ranks, modules, keys that matched; see `LoraReport`.
+    # What the check of the file found, see `LoraFileReport`; empty of one that a training made.
     report: Mapped[JsonObject] = mapped_column(default=dict)
 
 

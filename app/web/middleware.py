@@ -17,6 +17,9 @@ from app.web.problems import from_domain
 
 log = structlog.get_logger("lorawright.api")
 MAX_REQUEST_ID_CHARS = 100
+LORA_PATHS = ("/v1/loras", "/v1/loras/inspect")
+# What a form may have around the one file it brings.
+FORM_BYTES = 64 * 1024
 
 
 class RequestContext:
@@ -61,17 +64,16 @@ class BodyLimit:
         self.app = app
         self._json_limit = settings.max_json_body_bytes
         self._upload_limit = settings.max_upload_bytes
+        self._lora_limit = settings.max_lora_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        multipart = headers.get("content-type", "").startswith("multipart/form-data")
-        name = "LORAWRIGHT_MAX_UPLOAD_BYTES" if multipart else "LORAWRIGHT_MAX_JSON_BODY_BYTES"
-        limit = self._upload_limit if multipart else self._json_limit
+        name, limit, around = self._limit_of(scope, headers)
         told = headers.get("content-length", "0")
-        if told.isdigit() and int(told) > limit:
+        if told.isdigit() and int(told) > limit + around:
             await self._refuse(scope, send, name, limit, int(told))
             return
         seen = 0
@@ -82,7 +84,7 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > limit:
+                if seen > limit + around:
                     raise _BodyTooLarge
             return message
 
@@ -96,6 +98,14 @@ class BodyLimit:
         except _BodyTooLarge:
             if not started:
                 await self._refuse(scope, send, name, limit, seen)
+
+    def _limit_of(self, scope: Scope, headers: Headers) -> tuple[str, int, int]:
+        """The setting that limits this body, its bytes, and bytes that do not count."""
+        if not headers.get("content-type", "").startswith("multipart/form-data"):
+            return "LORAWRIGHT_MAX_JSON_BODY_BYTES", self._json_limit, 0
+        if scope["path"] in LORA_PATHS:
+            return "LORAWRIGHT_MAX_LORA_BYTES", self._lora_limit, FORM_BYTES
+        return "LORAWRIGHT_MAX_UPLOAD_BYTES", self._upload_limit, 0
 
     async def _refuse(self, scope: Scope, send: Send, name: str, limit: int, seen: int) -> None:
         error = TooLarge(f"The body has {seen} bytes or more; the limit ({name}) is {limit}")
