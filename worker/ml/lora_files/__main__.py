@@ -15,12 +15,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from app.catalog import load_catalog
-from app.lora_format.errors import LoraFileError
+from app.lora_format.architectures import Architecture, architectures
+from app.lora_format.check import describe
+from app.lora_format.errors import LoraFileError, LoraIncompatible
 
 CATALOG = Path(__file__).resolve().parents[3] / "assets" / "catalog.toml"
 LAYOUTS = ("kohya", "diffusers", "peft")
@@ -45,22 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
-    from worker.ml.lora_files.validate import inspect
-
-    reports = {}
-    for path in args.files:
-        report = asdict(inspect(path))
-        reports[str(path)] = report | {"kind": sorted(report["kind"])}
-    return reports
+    return {
+        str(path): (report := describe(path)).as_json() | {"file_metadata": report.metadata}
+        for path in args.files
+    }
 
 
 def _convert(args: argparse.Namespace) -> dict[str, Any]:
     from worker.ml.lora_files.tools.convert import convert
     from worker.ml.lora_files.tools.files import read_whole
 
-    skeleton, _ = _base(args)
-    lora, unmatched = read_whole(args.file, skeleton, strict=args.strict)
-    report = convert(lora, skeleton, args.output, args.layout, dtype=_dtype(args))
+    architecture = _architecture(args, [args.file])
+    lora, unmatched = read_whole(args.file, architecture, strict=args.strict)
+    report = convert(lora, architecture, args.output, args.layout, dtype=_dtype(args))
     return _told(args, report) | {"left_out": unmatched}
 
 
@@ -68,11 +66,11 @@ def _resize(args: argparse.Namespace) -> dict[str, Any]:
     from worker.ml.lora_files.tools.files import read_whole, widest_dtype, write_checked
     from worker.ml.lora_files.tools.resize import resize
 
-    skeleton, _ = _base(args)
-    lora, unmatched = read_whole(args.file, skeleton, strict=args.strict)
+    architecture = _architecture(args, [args.file])
+    lora, unmatched = read_whole(args.file, architecture, strict=args.strict)
     dtype = _dtype(args) or widest_dtype([lora])
-    small, report = resize(lora, skeleton, _needed_choice(args), dtype)
-    write_checked(args.output, small, skeleton, small.metadata, dtype, args.layout)
+    small, report = resize(lora, architecture, _needed_choice(args), dtype)
+    write_checked(args.output, small, architecture, small.metadata, dtype, args.layout)
     return _told(args, report) | {"left_out": unmatched}
 
 
@@ -80,61 +78,67 @@ def _merge(args: argparse.Namespace) -> dict[str, Any]:
     from worker.ml.lora_files.tools.files import read_whole, widest_dtype, write_checked
     from worker.ml.lora_files.tools.merge import Ingredient, merge
 
-    skeleton, _ = _base(args)
+    weighted = [_weighted(text) for text in args.files]
+    architecture = _architecture(args, [path for path, _ in weighted])
     ingredients = []
     left_out = []
-    for path, weight in map(_weighted, args.files):
-        lora, unmatched = read_whole(path, skeleton, strict=args.strict)
+    for path, weight in weighted:
+        lora, unmatched = read_whole(path, architecture, strict=args.strict)
         ingredients.append(Ingredient(path.stem, lora, weight))
         left_out += unmatched
     dtype = _dtype(args) or widest_dtype([each.lora for each in ingredients])
-    merged, report = merge(ingredients, skeleton, _choice(args), dtype)
-    write_checked(args.output, merged, skeleton, merged.metadata, dtype, args.layout)
+    merged, report = merge(ingredients, architecture, _choice(args), dtype)
+    write_checked(args.output, merged, architecture, merged.metadata, dtype, args.layout)
     return _told(args, report) | {"left_out": left_out}
 
 
 def _extract(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from worker.ml.base_models.skeleton import load_skeleton
-    from worker.ml.lora_files.tools.extract import Checkpoint, extract
+    from worker.ml.lora_files.tools.extract import architecture_of, extract
     from worker.ml.lora_files.tools.files import write_checked
 
-    before, architecture = _located(args.before)
-    after, _ = _located(args.after)
-    skeleton = load_skeleton(before.location, before.revision)
+    before, after = _checkpoint(args.before), _checkpoint(args.after)
+    architecture = architecture_of(before)
     dtype = _dtype(args) or torch.float16
     lora, report = extract(
-        Checkpoint(before.location, before.revision),
-        Checkpoint(after.location, after.revision),
-        skeleton,
+        before,
+        after,
+        architecture,
         _needed_choice(args),
-        architecture=architecture,
         titles=(Path(args.before).name, Path(args.after).name),
         targets=args.targets,
         text_encoders=args.text_encoders,
         dtype=dtype,
     )
-    write_checked(args.output, lora, skeleton, lora.metadata, dtype, args.layout)
+    write_checked(args.output, lora, architecture, lora.metadata, dtype, args.layout)
     return _told(args, report)
 
 
-def _base(args: argparse.Namespace) -> Any:
-    """The base's skeleton, and its architecture's name."""
-    from worker.ml.base_models.skeleton import load_skeleton
+def _architecture(args: argparse.Namespace, files: list[Path]) -> Architecture:
+    """What the files are for: the one that was named, or the one that all of them fit."""
+    if args.architecture is not None:
+        return architectures()[args.architecture]
+    found = {path: describe(_inside(path), strict=args.strict).architecture for path in files}
+    fitting = set(found.values())
+    if len(fitting) != 1 or None in fitting:
+        told = ", ".join(f"{path.name} for {fit}" for path, fit in found.items())
+        raise LoraIncompatible(f"the files are not all for one known architecture: {told}")
+    return architectures()[str(fitting.pop())]
 
-    place, architecture = _located(args.base_model)
-    return load_skeleton(place.location, place.revision), architecture
+
+def _inside(path: Path) -> Path:
+    return path / "adapter_model.safetensors" if path.is_dir() else path
 
 
-def _located(wanted: str) -> Any:
-    """Where a base is: the catalog's id of it, a folder, or a hub id; and its architecture."""
+def _checkpoint(wanted: str) -> Any:
+    """Where a checkpoint is: a folder, the catalog's id of it, or a hub id."""
     from worker.ml.lora_files.tools.extract import Checkpoint
 
     entry = load_catalog(CATALOG).base_model(wanted)
     if entry is not None and not Path(wanted).is_dir():
-        return Checkpoint(entry.location(CATALOG), entry.revision), entry.architecture
-    return Checkpoint(wanted), Path(wanted).name
+        return Checkpoint(entry.location(CATALOG), entry.revision)
+    return Checkpoint(wanted)
 
 
 def _choice(args: argparse.Namespace) -> Any:
@@ -226,10 +230,9 @@ def _add_rank(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--base-model",
-        default="sdxl-1.0",
-        metavar="BASE",
-        help="what the LoRA is for: a catalog's id, a folder or a hub id (%(default)s)",
+        "--architecture",
+        choices=sorted(architectures()),
+        help="what the LoRA is for; without it, what it fits",
     )
     parser.add_argument(
         "--no-strict",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from worker.ml.base_models.skeleton import Skeleton
+from app.lora_format.architectures import Architecture
 from worker.ml.lora_files.layouts import WrittenLayout
 from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.tools.files import widest_dtype, write_checked
@@ -14,7 +14,7 @@ from worker.ml.lora_files.tools.report import ToolReport
 
 def convert(
     lora: Lora,
-    skeleton: Skeleton,
+    architecture: Architecture,
     target: Path,
     layout: WrittenLayout,
     *,
@@ -37,4 +37,4 @@ def convert(
         LoraNotFinite: a value is too large for `dtype`.
     """
     words = dict(lora.metadata if metadata is None else metadata)
-    return write_checked(target, lora, skeleton, words, dtype or widest_dtype([lora]), layout)
+    return write_checked(target, lora, architecture, words, dtype or widest_dtype([lora]), layout)

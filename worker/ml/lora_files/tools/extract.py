@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from app.lora_format.architectures import Architecture, architectures
 from app.lora_format.errors import LoraFileError
 from worker.ml.base_models.load import BaseModelUnavailable, local_path
-from worker.ml.base_models.skeleton import Skeleton
 from worker.ml.lora_files.modules import AdapterModule, Lora
 from worker.ml.lora_files.targets import TARGETS, TEXT_TARGETS, canonical_path
 from worker.ml.lora_files.tools import metadata
@@ -56,10 +56,9 @@ class Checkpoint:
 def extract(
     base: Checkpoint,
     tuned: Checkpoint,
-    skeleton: Skeleton,
+    architecture: Architecture,
     choice: RankChoice,
     *,
-    architecture: str,
     titles: tuple[str, str],
     targets: Targets = "full",
     text_encoders: bool = False,
@@ -71,8 +70,7 @@ def extract(
     many differing weights (norms, biases, modules outside the targets) a LoRA leaves as they were.
 
     Args:
-        skeleton: of the base.
-        architecture: as the catalog names it, for the metadata.
+        architecture: of both.
         titles: of base and fine-tune, for people.
         targets: modules of the UNet, named as a training's `target`.
         text_encoders: extract from both text encoders too.
@@ -83,7 +81,7 @@ def extract(
         NothingToExtract: no target differs.
         BaseModelUnavailable: a checkpoint has no safetensors weights.
     """
-    wanted = _wanted(skeleton, targets, text_encoders)
+    wanted = _wanted(architecture, targets, text_encoders)
     modules: dict[str, AdapterModule] = {}
     outcomes: dict[str, ModuleOutcome] = {}
     left: list[str] = []
@@ -91,6 +89,7 @@ def extract(
     for component in components:
         with _weights(base, component) as before, _weights(tuned, component) as after:
             _same_shapes(before, after, component)
+            _of_architecture(before, architecture, component)
             for name in sorted(before):
                 path = canonical_path(component, name.removesuffix(".weight"))
                 difference = after[name].read() - before[name].read()
@@ -102,7 +101,7 @@ def extract(
                 flat = difference.flatten(1)
                 singular = decompose_matrix(flat)
                 rank = choice.of(singular.values)
-                weight = skeleton.weights[path]
+                weight = architecture.weights[path]
                 module = low_rank_module(singular, rank, weight, dtype)
                 off = float((flat - module.delta().double()).norm())
                 modules[path] = module
@@ -119,15 +118,35 @@ def extract(
         f"{' and text encoders' if text_encoders else ''}, with an error of {report.error:.3g}"
     )
     result = Lora(modules)
-    words = metadata.of_extracted(architecture, result, done)
+    words = metadata.of_extracted(architecture.id, result, done)
     return Lora(modules, words), report
 
 
-def _wanted(skeleton: Skeleton, targets: Targets, text_encoders: bool) -> set[str]:
+def architecture_of(base: Checkpoint) -> Architecture:
+    """The known architecture that a checkpoint's UNet has.
+
+    Raises:
+        CheckpointsDiffer: it has none of them.
+        BaseModelUnavailable: it has no safetensors weights.
+    """
+    known = architectures().values()
+    reasons = []
+    with _weights(base, "unet") as found:
+        for each in known:
+            try:
+                _of_architecture(found, each, "unet")
+            except CheckpointsDiffer as error:
+                reasons.append(str(error))
+            else:
+                return each
+    raise CheckpointsDiffer("; ".join(reasons))
+
+
+def _wanted(architecture: Architecture, targets: Targets, text_encoders: bool) -> set[str]:
     endings = TARGETS[targets]
     return {
         path
-        for path in skeleton.weights
+        for path in architecture.weights
         if (path.startswith("unet.") and path.endswith(endings))
         or (text_encoders and path.startswith("text_encoder") and path.endswith(TEXT_TARGETS))
     }
@@ -205,4 +224,24 @@ def _same_shapes(
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointsDiffer(
             f"the {component}s are not of one architecture: {'; '.join(wrong[:5])}{more}"
+        )
+
+
+def _of_architecture(
+    found: Mapping[str, _Stored], architecture: Architecture, component: str
+) -> None:
+    shapes = {
+        canonical_path(component, name.removesuffix(".weight")): stored.shape
+        for name, stored in found.items()
+        if name.endswith(".weight")
+    }
+    wrong = [
+        f"{path} is {shapes.get(path, 'missing')}, not {weight}"
+        for path, weight in architecture.weights.items()
+        if path.startswith(f"{component}.") and shapes.get(path) != weight
+    ]
+    if wrong:
+        raise CheckpointsDiffer(
+            f"the {component} is not {architecture.title}'s: {len(wrong)} weights are of another "
+            f"shape, such as {wrong[0]}"
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from app.lora_format.adapter_config import METADATA_KEY
+from app.lora_format.architectures import Architecture
 from app.lora_format.errors import LoraFileError, LoraKeysUnknown, LoraPairMismatch
-from worker.ml.base_models.skeleton import Skeleton
 from worker.ml.lora_files.layouts import WrittenLayout
 from worker.ml.lora_files.modules import AdapterModule, Lora, with_tensors
 from worker.ml.lora_files.read import read_lora
@@ -29,7 +30,9 @@ class ResultMismatch(LoraFileError):
     code = "lora_result_mismatch"
 
 
-def read_whole(path: Path, skeleton: Skeleton, *, strict: bool = True) -> tuple[Lora, list[str]]:
+def read_whole(
+    path: Path, architecture: Architecture, *, strict: bool = True
+) -> tuple[Lora, list[str]]:
     """Read a file of any layout, or PEFT's folder or zip, for a base.
 
     Args:
@@ -43,7 +46,13 @@ def read_whole(path: Path, skeleton: Skeleton, *, strict: bool = True) -> tuple[
         LoraPairMismatch: a module's shape is not its weight's.
         LoraFileError: as for `read_lora`.
     """
-    lora, unmatched = read_lora(path, skeleton.index)
+    if path.is_dir():
+        path = path / PEFT_FILES[0]
+    beside = {}
+    if path.name == PEFT_FILES[0] and (config := path.with_name(PEFT_FILES[1])).is_file():
+        # Without it a PEFT file does not say its alphas.
+        beside[METADATA_KEY] = config.read_text()
+    lora, unmatched = read_lora(path, architecture.index, beside=beside)
     if not lora.modules or (strict and unmatched):
         names = ", ".join(unmatched[:5])
         more = f" and {len(unmatched) - 5} more" if len(unmatched) > 5 else ""
@@ -51,7 +60,7 @@ def read_whole(path: Path, skeleton: Skeleton, *, strict: bool = True) -> tuple[
             f"{path.name}: the base has no modules for {names}{more}; is it the right base?"
         )
     for name, module in lora.modules.items():
-        weight = skeleton.weights[name]
+        weight = architecture.weights[name]
         flat = (weight[0], torch.Size(weight[1:]).numel())
         if module.matrix_shape != flat:
             raise LoraPairMismatch(
@@ -80,7 +89,7 @@ def widest_dtype(loras: Sequence[Lora]) -> torch.dtype:
 def write_checked(
     path: Path,
     lora: Lora,
-    skeleton: Skeleton,
+    architecture: Architecture,
     metadata: dict[str, str],
     dtype: torch.dtype,
     layout: WrittenLayout = "kohya",
@@ -99,8 +108,8 @@ def write_checked(
         folder = path.with_suffix(".peft") if path.suffix == ".zip" else path
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / PEFT_FILES[0]
-    write_lora(file, lora, skeleton.shape, without_config(metadata), dtype, layout)
-    found = read_lora(file, skeleton.index)[0]
+    write_lora(file, lora, architecture.shape, without_config(metadata), dtype, layout)
+    found = read_lora(file, architecture.index)[0]
     report = compare(lora, found)
     if report.error > _TOLERANCE[dtype] or not _same_magnitudes(lora, found):
         raise ResultMismatch(f"{path.name} reads back {report.error:.2g} away from what was made")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from app.lora_format.architectures import Architecture
 from app.lora_format.errors import LoraVariantUnsupported
-from worker.ml.base_models.skeleton import Skeleton
 from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule
 from worker.ml.lora_files.tools import metadata
 from worker.ml.lora_files.tools.files import rounded
@@ -36,7 +36,7 @@ class Ingredient:
 
 def merge(
     ingredients: Sequence[Ingredient],
-    skeleton: Skeleton,
+    architecture: Architecture,
     choice: RankChoice | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[Lora, ToolReport]:
@@ -79,7 +79,7 @@ def merge(
             modules[path] = rounded(module, dtype)
             outcomes[path] = _outcome(modules[path], module)
         else:
-            modules[path], outcomes[path] = _sum(parts, skeleton.weights[path], choice, dtype)
+            modules[path], outcomes[path] = _sum(parts, architecture.weights[path], choice, dtype)
     words = with_words[0].lora if with_words else ingredients[0].lora
     result = Lora(modules, {}, words.embeddings, words.trigger)
     report = ToolReport(outcomes)

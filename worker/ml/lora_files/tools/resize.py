@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from worker.ml.base_models.skeleton import Skeleton
+from app.lora_format.architectures import Architecture
 from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule
 from worker.ml.lora_files.tools import metadata
 from worker.ml.lora_files.tools.files import rounded
@@ -19,7 +19,7 @@ from worker.ml.lora_files.tools.report import ModuleOutcome, ToolReport
 
 
 def resize(
-    lora: Lora, skeleton: Skeleton, choice: RankChoice, dtype: torch.dtype = torch.float16
+    lora: Lora, architecture: Architecture, choice: RankChoice, dtype: torch.dtype = torch.float16
 ) -> tuple[Lora, ToolReport]:
     """Cut every module's ΔW down to its largest singular values; LoHa and LoKr become LoRA.
 
@@ -38,7 +38,7 @@ def resize(
     modules: dict[str, AdapterModule] = {}
     outcomes: dict[str, ModuleOutcome] = {}
     for path, module in sorted(lora.modules.items()):
-        small = _resized(module, skeleton.weights[path], choice, dtype)
+        small = _resized(module, architecture.weights[path], choice, dtype)
         modules[path] = small
         outcomes[path] = ModuleOutcome(small.rank, norm_of(module), distance(module, small))
     report = ToolReport(outcomes)

@@ -1,35 +1,33 @@
-"""The small base's skeleton and weights, and random LoRAs for it."""
+"""The small base's architecture and weights, and random LoRAs for it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
+from app.lora_format.architectures import Architecture, architectures
 from tests.worker.random_modules import KINDS, Maker
-from worker.ml.base_models.skeleton import Skeleton, load_skeleton
 from worker.ml.lora_files.modules import Lora
 
-EMOJI = Path(__file__).parents[5] / "assets" / "emoji-64"
 # Linears, 3×3 and 1×1 convolutions of the UNet, and both text encoders.
 PARTS = ("attn2.to_k", "ff.net.0.proj", "resnets.0.conv1", "conv_shortcut", "q_proj")
 MakeLora = Callable[..., Lora]
 
 
 @pytest.fixture(scope="session")
-def skeleton() -> Skeleton:
-    return load_skeleton(str(EMOJI))
+def architecture() -> Architecture:
+    return architectures()["emoji-64"]
 
 
 @pytest.fixture(scope="session")
-def make_lora(skeleton) -> MakeLora:
+def make_lora(architecture) -> MakeLora:
     """A random LoRA of a kind; ranks and alphas differ from module to module unless uniform."""
 
     def make(kind: str = "lora", seed: int = 0, *, parts=PARTS, uniform=False, **fields) -> Lora:
         maker = Maker(seed + 100 * KINDS.index(kind), uniform=uniform)
         modules = {
             path: getattr(maker, kind)(torch.zeros(shape) + 0.1)
-            for path, shape in skeleton.weights.items()
+            for path, shape in architecture.weights.items()
             if path.endswith(parts)
         }
         assert len(modules) > 5

@@ -48,10 +48,10 @@ def tuned(tmp_path):
     return before, folder, edit
 
 
-def run(before, after, skeleton, choice, **options):
-    names = {"architecture": "emoji-64", "titles": ("base", "tuned"), "dtype": torch.float32}
+def run(before, after, architecture, choice, **options):
+    names = {"titles": ("base", "tuned"), "dtype": torch.float32}
     return extract(
-        Checkpoint(str(before)), Checkpoint(str(after)), skeleton, choice, **names, **options
+        Checkpoint(str(before)), Checkpoint(str(after)), architecture, choice, **names, **options
     )
 
 
@@ -63,7 +63,7 @@ def low_rank(shape, rank, seed):
 
 
 @pytest.mark.parametrize("targets", ["attention", "full", "conv"])
-def test_a_known_change_comes_back_within_rounding(targets, tuned, skeleton, tmp_path):
+def test_a_known_change_comes_back_within_rounding(targets, tuned, architecture, tmp_path):
     before, after, edit = tuned
     added = {}
 
@@ -75,11 +75,11 @@ def test_a_known_change_comes_back_within_rounding(targets, tuned, skeleton, tmp
                 added[f"unet.{name.removesuffix('.weight')}"] = tensor.double() - old.double()
 
     edit("unet", change)
-    lora, report = run(before, after, skeleton, RankChoice(3), targets=targets)
+    lora, report = run(before, after, architecture, RankChoice(3), targets=targets)
     assert set(lora.modules) == set(added)
     path = tmp_path / "extracted.safetensors"
-    write_checked(path, lora, skeleton, lora.metadata, torch.float32)
-    stored, _ = read_whole(path, skeleton)
+    write_checked(path, lora, architecture, lora.metadata, torch.float32)
+    stored, _ = read_whole(path, architecture)
     for name, delta in added.items():
         error = float((stored.modules[name].delta() - delta.flatten(1)).norm() / delta.norm())
         # The sum was rounded to float32 beside weights a hundred times as large.
@@ -93,7 +93,7 @@ def test_a_known_change_comes_back_within_rounding(targets, tuned, skeleton, tmp
     )
 
 
-def test_text_encoders_are_extracted_when_asked_for(tuned, skeleton):
+def test_text_encoders_are_extracted_when_asked_for(tuned, architecture):
     before, after, edit = tuned
 
     def change(tensors):
@@ -103,16 +103,16 @@ def test_text_encoders_are_extracted_when_asked_for(tuned, skeleton):
 
     edit("text_encoder", change)
     edit("text_encoder_2", change)
-    lora, report = run(before, after, skeleton, RankChoice(2), text_encoders=True)
+    lora, report = run(before, after, architecture, RankChoice(2), text_encoders=True)
     encoders = {path.split(".")[0] for path in lora.modules}
     assert encoders == {"text_encoder", "text_encoder_2"}
     assert all(".text_model.encoder.layers." in path for path in lora.modules)
     assert report.error < 1e-4
     with pytest.raises(NothingToExtract):
-        run(before, after, skeleton, RankChoice(2), text_encoders=False)
+        run(before, after, architecture, RankChoice(2), text_encoders=False)
 
 
-def test_a_full_change_is_cut_to_its_share_with_the_error_told(tuned, skeleton):
+def test_a_full_change_is_cut_to_its_share_with_the_error_told(tuned, architecture):
     before, after, edit = tuned
     generator = torch.Generator().manual_seed(4)
 
@@ -122,13 +122,13 @@ def test_a_full_change_is_cut_to_its_share_with_the_error_told(tuned, skeleton):
                 tensor += 0.01 * torch.randn(tensor.shape, generator=generator)
 
     edit("unet", change)
-    lora, report = run(before, after, skeleton, RankChoice(keep=0.8), targets="attention")
+    lora, report = run(before, after, architecture, RankChoice(keep=0.8), targets="attention")
     for outcome in report.modules.values():
         assert 0.4 < outcome.error <= 0.6 + 1e-6
     assert {module.rank for module in lora.modules.values()} != {1}
 
 
-def test_what_differs_beside_the_targets_is_noted(tuned, skeleton):
+def test_what_differs_beside_the_targets_is_noted(tuned, architecture):
     before, after, edit = tuned
 
     def change(tensors):
@@ -137,12 +137,12 @@ def test_what_differs_beside_the_targets_is_noted(tuned, skeleton):
         tensors["conv_in.bias"] += 0.1
 
     edit("unet", change)
-    lora, report = run(before, after, skeleton, RankChoice(4), targets="attention")
+    lora, report = run(before, after, architecture, RankChoice(4), targets="attention")
     assert len(lora.modules) == 1
     assert report.notes == ("2 other weights differ and are not in it, such as unet.conv_in.bias",)
 
 
-def test_checkpoints_of_other_shapes_are_refused_by_name(tuned, skeleton):
+def test_checkpoints_of_other_shapes_are_refused_by_name(tuned, architecture):
     before, after, edit = tuned
 
     def change(tensors):
@@ -152,17 +152,17 @@ def test_checkpoints_of_other_shapes_are_refused_by_name(tuned, skeleton):
     edit("unet", change)
     reason = r"conv_out.bias is in one alone; conv_in.weight is \(64, 4, 3, 3\) and \(64, 9, 3, 3\)"
     with pytest.raises(CheckpointsDiffer, match=reason):
-        run(before, after, skeleton, RankChoice(4))
+        run(before, after, architecture, RankChoice(4))
 
 
-def test_a_checkpoint_without_weights_is_refused(tuned, skeleton):
+def test_a_checkpoint_without_weights_is_refused(tuned, architecture):
     before, after, _ = tuned
     (after / FILES["unet"]).unlink()
     with pytest.raises(BaseModelUnavailable, match=r"diffusion_pytorch_model\.safetensors"):
-        run(before, after, skeleton, RankChoice(4))
+        run(before, after, architecture, RankChoice(4))
 
 
-def test_weights_in_shards_are_read_as_one(tuned, skeleton):
+def test_weights_in_shards_are_read_as_one(tuned, architecture):
     before, after, edit = tuned
 
     def change(tensors):
@@ -178,6 +178,6 @@ def test_weights_in_shards_are_read_as_one(tuned, skeleton):
     (after / FILES["unet"]).unlink()
     index = {"weight_map": {name: shard for shard, of in shards.items() for name in of}}
     (after / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
-    lora, report = run(before, after, skeleton, RankChoice(1))
+    lora, report = run(before, after, architecture, RankChoice(1))
     assert len(lora.modules) == 1
     assert report.error < 1e-4

@@ -25,12 +25,12 @@ def measured(lora, small):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_error_told_is_the_error_made(kind, dtype, make_lora, skeleton, tmp_path):
+def test_the_error_told_is_the_error_made(kind, dtype, make_lora, architecture, tmp_path):
     lora = make_lora(kind)
-    small, report = resize(lora, skeleton, RankChoice(2), dtype)
+    small, report = resize(lora, architecture, RankChoice(2), dtype)
     path = tmp_path / "small.safetensors"
-    write_checked(path, small, skeleton, small.metadata, dtype)
-    stored, _ = read_whole(path, skeleton)
+    write_checked(path, small, architecture, small.metadata, dtype)
+    stored, _ = read_whole(path, architecture)
     errors = measured(lora, stored)
     assert report.modules.keys() == errors.keys()
     for name, error in errors.items():
@@ -43,9 +43,9 @@ def test_the_error_told_is_the_error_made(kind, dtype, make_lora, skeleton, tmp_
 
 
 @pytest.mark.parametrize("kind", ["lora", "tucker", "loha", "lokr"])
-def test_no_rank_two_change_is_nearer(kind, make_lora, skeleton):
+def test_no_rank_two_change_is_nearer(kind, make_lora, architecture):
     lora = make_lora(kind)
-    _, report = resize(lora, skeleton, RankChoice(2), torch.float32)
+    _, report = resize(lora, architecture, RankChoice(2), torch.float32)
     for path, module in lora.modules.items():
         values = torch.linalg.svdvals(module.delta().double())
         best = float(values[2:].norm() / values.norm())
@@ -53,9 +53,9 @@ def test_no_rank_two_change_is_nearer(kind, make_lora, skeleton):
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha_tucker", "lokr"])
-def test_each_module_keeps_its_share_at_the_lowest_rank(kind, make_lora, skeleton):
+def test_each_module_keeps_its_share_at_the_lowest_rank(kind, make_lora, architecture):
     lora = make_lora(kind)
-    small, _ = resize(lora, skeleton, RankChoice(keep=0.9), torch.float32)
+    small, _ = resize(lora, architecture, RankChoice(keep=0.9), torch.float32)
     ranks = set()
     for path, module in small.modules.items():
         values = torch.linalg.svdvals(lora.modules[path].delta().double())
@@ -67,21 +67,21 @@ def test_each_module_keeps_its_share_at_the_lowest_rank(kind, make_lora, skeleto
     assert len(ranks) > 1
 
 
-def test_a_pair_of_no_higher_rank_stays_as_it_is(make_lora, skeleton):
+def test_a_pair_of_no_higher_rank_stays_as_it_is(make_lora, architecture):
     lora = make_lora("lora")
-    small, report = resize(lora, skeleton, RankChoice(4), torch.float32)
+    small, report = resize(lora, architecture, RankChoice(4), torch.float32)
     for path, module in lora.modules.items():
         assert torch.equal(small.modules[path].down, module.down)
         assert small.modules[path].alpha == module.alpha
     assert report.error < 1e-7
 
 
-def test_dora_keeps_its_magnitudes_and_with_all_ranks_its_change(make_lora, skeleton):
+def test_dora_keeps_its_magnitudes_and_with_all_ranks_its_change(make_lora, architecture):
     lora = make_lora("dora")
-    whole, _ = resize(lora, skeleton, RankChoice(keep=1.0), torch.float32)
-    cut, _ = resize(lora, skeleton, RankChoice(1), torch.float32)
+    whole, _ = resize(lora, architecture, RankChoice(keep=1.0), torch.float32)
+    cut, _ = resize(lora, architecture, RankChoice(1), torch.float32)
     for path, module in lora.modules.items():
-        weight = torch.randn(skeleton.weights[path], generator=torch.Generator().manual_seed(3))
+        weight = torch.randn(architecture.weights[path], generator=torch.Generator().manual_seed(3))
         expected = change(module, weight)
         assert torch.equal(whole.modules[path].dora_scale, module.dora_scale)
         error = (change(whole.modules[path], weight) - expected).norm() / expected.norm()
@@ -91,17 +91,17 @@ def test_dora_keeps_its_magnitudes_and_with_all_ranks_its_change(make_lora, skel
         assert torch.allclose(moved.norm(dim=1), module.dora_scale.flatten(), rtol=1e-4)
 
 
-def test_the_same_lora_gives_the_same_bytes(make_lora, skeleton, tmp_path):
+def test_the_same_lora_gives_the_same_bytes(make_lora, architecture, tmp_path):
     written = []
     for name in ("a", "b"):
-        small, _ = resize(make_lora("loha"), skeleton, RankChoice(3))
+        small, _ = resize(make_lora("loha"), architecture, RankChoice(3))
         path = tmp_path / f"{name}.safetensors"
-        write_checked(path, small, skeleton, small.metadata, torch.float16)
+        write_checked(path, small, architecture, small.metadata, torch.float16)
         written.append(path.read_bytes())
     assert written[0] == written[1]
 
 
-def test_the_file_says_what_was_done_and_keeps_what_still_holds(make_lora, skeleton, tmp_path):
+def test_the_file_says_what_was_done_and_keeps_what_still_holds(make_lora, architecture, tmp_path):
     before = {
         "ss_network_dim": "4",
         "ss_training_comment": "a comment",
@@ -111,10 +111,10 @@ def test_the_file_says_what_was_done_and_keeps_what_still_holds(make_lora, skele
         "lora_adapter_metadata": json.dumps({"unet.lora_alpha": 7}),
     }
     lora = make_lora("lora", metadata=before)
-    small, report = resize(lora, skeleton, RankChoice(2))
+    small, report = resize(lora, architecture, RankChoice(2))
     path = tmp_path / "small.safetensors"
-    write_checked(path, small, skeleton, small.metadata, torch.float16)
-    found = read_whole(path, skeleton)[0].metadata
+    write_checked(path, small, architecture, small.metadata, torch.float16)
+    found = read_whole(path, architecture)[0].metadata
     assert found["modelspec.trigger_phrase"] == "inkstyle"
     assert found["ss_network_dim"] == "2"
     assert found["ss_network_alpha"] == "Dynamic"
@@ -125,10 +125,10 @@ def test_the_file_says_what_was_done_and_keeps_what_still_holds(make_lora, skele
     assert "lora_adapter_metadata" not in found
 
 
-def test_vectors_of_a_trigger_word_come_along(make_lora, skeleton):
+def test_vectors_of_a_trigger_word_come_along(make_lora, architecture):
     vectors = {"text_encoder": torch.randn(2, 128)}
     lora = make_lora("lora", embeddings=vectors, trigger="<ink>")
-    small, _ = resize(lora, skeleton, RankChoice(1))
+    small, _ = resize(lora, architecture, RankChoice(1))
     assert small.trigger == "<ink>"
     assert torch.equal(small.embeddings["text_encoder"], vectors["text_encoder"])
     assert all(isinstance(module, LoraModule) for module in small.modules.values())
