@@ -20,7 +20,7 @@ from app.errors import JobInputMissing, LeaseLost, LorawrightError, NotFound
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
-from worker.handlers import captioning, generation, ingest, training
+from worker.handlers import captioning, generation, ingest, lora_tools, training
 from worker.handlers.context import JobContext, Stopped
 from worker.lease import Lease
 from worker.workspace import workspace
@@ -34,6 +34,7 @@ HANDLERS: Mapping[JobKind, Handler] = {
     "ingest": ingest.run,
     "captioning": captioning.run,
     "training": training.run,
+    "lora_tool": lora_tools.run,
     "generation": generation.run,
 }
 DEADLINE_ERROR: JsonObject = {

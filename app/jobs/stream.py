@@ -51,6 +51,19 @@ async def follow(job_id: str, after: int) -> AsyncIterator[str]:
             await _wait(doorbell)
 
 
+async def wait_for_end(job_id: str, seconds: float) -> None:
+    """Return when a job has ended, or after so long; no thread waits meanwhile."""
+    ends_at = time.monotonic() + seconds
+    async with AsyncExitStack() as stack:
+        doorbell = await _subscribe(stack, job_id)
+        while not await run_in_threadpool(_has_ended, job_id):
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                return
+            with anyio.move_on_after(left):
+                await _wait(doorbell)
+
+
 async def _subscribe(stack: AsyncExitStack, job_id: str) -> redis_async.client.PubSub | None:
     client = redis_async.Redis.from_url(
         get_settings().redis_url, socket_connect_timeout=2, socket_timeout=None
@@ -72,6 +85,12 @@ async def _wait(doorbell: redis_async.client.PubSub | None) -> None:
             await doorbell.get_message(ignore_subscribe_messages=True, timeout=POLL_SECONDS)
             return
     await anyio.sleep(POLL_SECONDS)
+
+
+def _has_ended(job_id: str) -> bool:
+    with new_session() as session:
+        job = session.get(Job, job_id)
+        return job is None or job.status in TERMINAL
 
 
 def _read(job_id: str, after: int) -> tuple[list[JobEvent], bool]:

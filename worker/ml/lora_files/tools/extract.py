@@ -22,7 +22,7 @@ from worker.ml.lora_files.modules import AdapterModule, Lora
 from worker.ml.lora_files.targets import TARGETS, TEXT_TARGETS, canonical_path
 from worker.ml.lora_files.tools import metadata
 from worker.ml.lora_files.tools.low_rank import RankChoice, decompose_matrix, low_rank_module
-from worker.ml.lora_files.tools.report import ModuleOutcome, ToolReport
+from worker.ml.lora_files.tools.report import ModuleOutcome, Tell, ToolReport, tell_nobody
 
 Targets = Literal["attention", "full", "conv"]
 
@@ -63,6 +63,7 @@ def extract(
     targets: Targets = "full",
     text_encoders: bool = False,
     dtype: torch.dtype = torch.float16,
+    tell: Tell = tell_nobody,
 ) -> tuple[Lora, ToolReport]:
     """Cut W(tuned) - W(base) of every target down to its largest singular values.
 
@@ -75,6 +76,7 @@ def extract(
         targets: modules of the UNet, named as a training's `target`.
         text_encoders: extract from both text encoders too.
         dtype: of the result's matrices; the errors told are those of the rounded ones.
+        tell: called before each target.
 
     Raises:
         CheckpointsDiffer: a weight is missing from one, or has another shape; the message names it.
@@ -85,6 +87,7 @@ def extract(
     modules: dict[str, AdapterModule] = {}
     outcomes: dict[str, ModuleOutcome] = {}
     left: list[str] = []
+    seen: set[str] = set()
     components = ["unet", "text_encoder", "text_encoder_2"] if text_encoders else ["unet"]
     for component in components:
         with _weights(base, component) as before, _weights(tuned, component) as after:
@@ -92,6 +95,9 @@ def extract(
             _of_architecture(before, architecture, component)
             for name in sorted(before):
                 path = canonical_path(component, name.removesuffix(".weight"))
+                if path in wanted:
+                    tell(len(seen), len(wanted))
+                    seen.add(path)
                 difference = after[name].read() - before[name].read()
                 if not difference.any():
                     continue

@@ -22,7 +22,7 @@ from worker.ml.lora_files.tools.low_rank import (
     low_rank_module,
     norm_of,
 )
-from worker.ml.lora_files.tools.report import ModuleOutcome, ToolReport
+from worker.ml.lora_files.tools.report import ModuleOutcome, Tell, ToolReport, tell_nobody
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def merge(
     architecture: Architecture,
     choice: RankChoice | None = None,
     dtype: torch.dtype = torch.float16,
+    tell: Tell = tell_nobody,
 ) -> tuple[Lora, ToolReport]:
     """Σ weight · ΔW of every module, as one LoRA of scale 1.
 
@@ -48,6 +49,7 @@ def merge(
             the rank of a module is then the sum of its ranks. Otherwise the sum is cut down to its
             largest singular values, and the error told says how much that costs.
         dtype: of the result's matrices.
+        tell: called before each module.
 
     Raises:
         LoraVariantUnsupported: DoRA, whose changes do not add up; LoHa or LoKr without a
@@ -68,7 +70,9 @@ def merge(
         )
     modules: dict[str, AdapterModule] = {}
     outcomes: dict[str, ModuleOutcome] = {}
-    for path in sorted({path for each in ingredients for path in each.lora.modules}):
+    paths = sorted({path for each in ingredients for path in each.lora.modules})
+    for number, path in enumerate(paths):
+        tell(number, len(paths))
         parts = [
             (each.lora.modules[path], each.weight)
             for each in ingredients

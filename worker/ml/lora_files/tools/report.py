@@ -1,8 +1,16 @@
 """What a tool did to each module, and how far the result is from what it was made of."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+# Told how many modules are done, of how many; it may raise to stop the tool.
+Tell = Callable[[int, int], None]
+
+
+def tell_nobody(done: int, total: int) -> None:
+    """For whoever does not watch."""
 
 
 @dataclass(frozen=True)

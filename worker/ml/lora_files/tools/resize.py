@@ -15,11 +15,15 @@ from worker.ml.lora_files.tools.low_rank import (
     low_rank_module,
     norm_of,
 )
-from worker.ml.lora_files.tools.report import ModuleOutcome, ToolReport
+from worker.ml.lora_files.tools.report import ModuleOutcome, Tell, ToolReport, tell_nobody
 
 
 def resize(
-    lora: Lora, architecture: Architecture, choice: RankChoice, dtype: torch.dtype = torch.float16
+    lora: Lora,
+    architecture: Architecture,
+    choice: RankChoice,
+    dtype: torch.dtype = torch.float16,
+    tell: Tell = tell_nobody,
 ) -> tuple[Lora, ToolReport]:
     """Cut every module's ΔW down to its largest singular values; LoHa and LoKr become LoRA.
 
@@ -31,13 +35,15 @@ def resize(
     Args:
         choice: the rank, or the share of ‖ΔW‖_F that each module must keep.
         dtype: the result is rounded to it, and the errors told are those of the rounded matrices.
+        tell: called before each module.
 
     Raises:
         ValueError: see `RankChoice`.
     """
     modules: dict[str, AdapterModule] = {}
     outcomes: dict[str, ModuleOutcome] = {}
-    for path, module in sorted(lora.modules.items()):
+    for number, (path, module) in enumerate(sorted(lora.modules.items())):
+        tell(number, len(lora.modules))
         small = _resized(module, architecture.weights[path], choice, dtype)
         modules[path] = small
         outcomes[path] = ModuleOutcome(small.rank, norm_of(module), distance(module, small))
