@@ -124,10 +124,12 @@ class ConversionFailed(Invalid):
     code = "lora_layout_unsupported"
     title = "The LoRA cannot be had in this layout"
 
-    def __init__(self, detail: str, code: str, *, retryable: bool | None = False) -> None:
+    def __init__(
+        self, detail: str, code: str = "lora_layout_unsupported", *, retryable: bool = False
+    ) -> None:
         super().__init__(detail)
         self.code = code
-        self.retryable = bool(retryable)
+        self.retryable = retryable
 
 
 class ServiceUnavailable(LorawrightError):

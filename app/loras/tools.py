@@ -140,7 +140,7 @@ def converted_url(session: Session, store: ObjectStore, lora: Lora, made: Conver
 
 def _failure(job: Job) -> ConversionFailed:
     return ConversionFailed(
-        job.error_message or "", job.error_code or "internal", retryable=job.error_retryable
+        job.error_message or "", job.error_code or "internal", retryable=bool(job.error_retryable)
     )
 
 
