@@ -134,6 +134,14 @@ class Settings(BaseSettings):
         default=100_000, ge=1, description="Most optimizer steps of one training."
     )
 
+    lora_conversion_wait_seconds: float = Field(
+        default=20,
+        ge=0,
+        le=60,
+        description="How long a download of another layout waits for its conversion; then it "
+        "answers 503, to be asked again.",
+    )
+
     # --- jobs ------------------------------------------------------------------------------
     lease_seconds: float = Field(
         default=60, gt=0, description="A worker silent for so long has lost its job."
