@@ -10,9 +10,10 @@ import click
 import pytest
 import typer.main
 
-from app.cli.commands.generate import parse_lora
+from app.cli.commands.compare import parse_axes
 from app.cli.commands.train import parse_params
 from app.cli.errors import CommandError
+from app.cli.lora_uses import parse_lora
 from app.cli.main import app
 from app.cli.stack.state import StackState, exclusive, save_state
 from app.cli.steps import zip_folder
@@ -37,7 +38,7 @@ def test_every_command_and_each_of_its_options_is_explained(name: str) -> None:
 
 
 def test_the_commands_are_those_that_were_promised() -> None:
-    promised = ["up", "demo", "migrate", "key create", "train", "generate", "jobs"]
+    promised = ["up", "demo", "migrate", "key create", "train", "generate", "compare", "jobs"]
     promised += ["lora upload", "lora inspect", "lora list", "lora download"]
     assert {f"lorawright {name}" for name in promised} < set(COMMANDS)
 
@@ -136,3 +137,35 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(CommandError, match="has no pictures"):
         zip_folder(tmp_path, tmp_path / "x.zip", captions=True)
+
+
+def test_a_lora_is_named_with_weights_for_parts_and_for_part_of_the_steps() -> None:
+    assert parse_lora("ink") == {"lora": "ink"}
+    assert parse_lora("my ink:v2:0.7") == {"lora": "my ink:v2", "weight": 0.7}
+    assert parse_lora("ink:0.7@0.2-.8") == {
+        "lora": "ink",
+        "weight": 0.7,
+        "start": 0.2,
+        "end": 0.8,
+    }
+    assert parse_lora("ink:unet=0.8,unet.down_blocks.1=-0.5@0-0.5") == {
+        "lora": "ink",
+        "weight": {"unet": 0.8, "blocks": {"unet.down_blocks.1": -0.5}},
+        "start": 0.0,
+        "end": 0.5,
+    }
+    with pytest.raises(CommandError, match="'much' is not a number"):
+        parse_lora("ink:unet=much")
+
+
+def test_axes_of_a_comparison_are_named_with_their_values() -> None:
+    assert parse_axes(["weight=0,0.5,1", "weight:ink=1", "seed=1..4", "prompt=a fox|a, b"]) == [
+        {"name": "weight", "values": [0, 0.5, 1]},
+        {"name": "weight", "values": [1], "lora": "ink"},
+        {"name": "seed", "values": [1, 2, 3, 4]},
+        {"name": "prompt", "values": ["a fox", "a, b"]},
+    ]
+    assert parse_axes(["lora=ink,none"]) == [{"name": "lora", "values": ["ink", None]}]
+    for wrong in ("weight", "weight=heavy", "seed=4..1", "seed=1.5"):
+        with pytest.raises(CommandError, match="--axis"):
+            parse_axes([wrong])
