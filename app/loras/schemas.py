@@ -134,7 +134,7 @@ class LoraRead(BaseModel):
     # Of the stored file.
     layout: Layout
     file_metadata: JsonObject
-    # Null of a LoRA that was trained here.
+    # Null of a checkpoint that was published by request.
     report: LoraFileReport | None
     created_at: datetime
 
