@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     max_images_per_generation: int = Field(
         default=8, ge=1, le=8, description="Most pictures of one generation request."
     )
+    max_comparison_images: int = Field(
+        default=100, ge=1, le=1000, description="Most pictures of one comparison."
+    )
     max_prompt_chars: int = Field(
         # A JPEG has room for so much beside the rest of its receipt.
         default=4000,
@@ -129,6 +132,14 @@ class Settings(BaseSettings):
     )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."
+    )
+
+    lora_conversion_wait_seconds: float = Field(
+        default=20,
+        ge=0,
+        le=60,
+        description="How long a download of another layout waits for its conversion; then it "
+        "answers 503, to be asked again.",
     )
 
     # --- jobs ------------------------------------------------------------------------------

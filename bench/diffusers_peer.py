@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.load import load_base_model
-from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.schedulers import make_scheduler
 from worker.ml.inference.spec import GenerationSpec, LoraSpec
 
@@ -17,10 +17,10 @@ from worker.ml.inference.spec import GenerationSpec, LoraSpec
 class Peer:
     """One pipeline over weights of its own, from the same folder."""
 
-    def __init__(self, handle: PipelineHandle) -> None:
+    def __init__(self, location: str, policy: DevicePolicy) -> None:
         from diffusers import StableDiffusionXLPipeline
 
-        base = load_base_model(handle.spec.location, None, handle.policy)
+        base = load_base_model(location, None, policy)
         self.base = base
         self.pipeline: Any = StableDiffusionXLPipeline(
             **base.networks(),

@@ -74,7 +74,7 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of a run."""
     handle = open_pipeline(BASE_SPEC, choose_policy("cpu"))
-    peer = Peer(handle)
+    peer = Peer(BASE_SPEC.location, handle.policy)
     report: dict[str, Any] = {"rank": args.rank, "rounds": args.rounds}
     for name, encoders in (("unet", False), ("unet and text encoders", True)):
         own = folder / name.split()[-1]

@@ -15,7 +15,13 @@ from worker.ml.lora_files.write import write_lora
 
 
 def make_files(
-    handle: PipelineHandle, folder: Path, *, count: int, rank: int, encoders: bool
+    handle: PipelineHandle,
+    folder: Path,
+    *,
+    count: int,
+    rank: int,
+    encoders: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> list[LoraSpec]:
     """Write so many LoRAs; alpha equals rank, which every reader understands alike.
 
@@ -36,7 +42,7 @@ def make_files(
             {path: _random(module, rank, generator) for path, module in sorted(chosen.items())}
         )
         path = folder / f"{number}.safetensors"
-        write_lora(path, lora, shape, {}, torch.float32)
+        write_lora(path, lora, shape, {}, dtype)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         specs.append(LoraSpec(id=f"lora_{number}", path=str(path), sha256=sha256, weight=1.0))
     return specs

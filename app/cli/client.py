@@ -123,7 +123,20 @@ class Client:
             after = {"after": page["next"]}
 
     def download(self, address: str, target: Path) -> None:
-        """Save what a path of this server, or any http address, answers; `target` appears whole."""
+        """Save what a path of this server, or any http address, answers; `target` appears whole.
+
+        A file that is still being made is asked for again.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._save(address, target)
+                return
+            except ApiError as error:
+                if error.status != 503 or attempt == ATTEMPTS:
+                    raise
+            time.sleep(RETRY_SECONDS * 2**attempt)
+
+    def _save(self, address: str, target: Path) -> None:
         partial = target.with_name(target.name + ".part")
         try:
             with self._open(address) as response, partial.open("wb") as file:

@@ -26,6 +26,7 @@ class Architecture:
         token_widths: of each text encoder's token vectors.
         weights: (out, in) of each linear and (out, in, kh, kw) of each convolution, by canonical
             path.
+        shape: of the UNet, for kohya's names.
         index: the same modules by every name that files give them.
     """
 
@@ -34,6 +35,7 @@ class Architecture:
     text_width: int
     token_widths: dict[str, int]
     weights: dict[str, Shape]
+    shape: UnetShape
     index: LoraIndex
 
 
@@ -53,5 +55,6 @@ def _read(path: Path) -> Architecture:
         text_width=stored["text_width"],
         token_widths=stored["token_widths"],
         weights=weights,
+        shape=shape,
         index=LoraIndex(weights, shape),
     )

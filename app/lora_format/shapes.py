@@ -99,6 +99,11 @@ def check_embeddings(trigger: str, vectors: Mapping[str, Shape]) -> None:
         )
 
 
+def as_matrix(shape: Shape) -> Shape:
+    """(out, in · kh · kw) of a LoHa factor; OneTrainer keeps those of convolutions unfolded."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) == 4 else shape
+
+
 def as_vectors(shape: Shape) -> Shape:
     """(vectors, width) of token vectors, one of which may come as (width,), or as one number."""
     return (1,) * (2 - len(shape)) + shape
@@ -136,7 +141,7 @@ def _loha(name: str, parts: Mapping[str, Shape]) -> ModuleShape:
     t1, t2 = parts.get("hada_t1"), parts.get("hada_t2")
     if (t1 is None) != (t2 is None):
         raise LoraFileInvalid(f"{name}: one of hada_t1 and hada_t2 is missing")
-    w1_a, w1_b, w2_a, w2_b = (parts[part] for part in _HADA)
+    w1_a, w1_b, w2_a, w2_b = (as_matrix(parts[part]) for part in _HADA)
     rows, inputs, kernel = _product(name, "hada_w1", w1_a, w1_b, t1)
     other = _product(name, "hada_w2", w2_a, w2_b, t2)
     if (rows, inputs, kernel) != other or w1_b[0] != w2_b[0]:

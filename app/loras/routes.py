@@ -8,9 +8,12 @@ from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
+from app.database import transaction
+from app.jobs.wait import wait_until_ended
 from app.lora_format.report import LISTED
-from app.loras import intake, service
+from app.loras import intake, service, tools
 from app.loras.models import Lora
 from app.loras.schemas import (
     FileNames,
@@ -21,10 +24,14 @@ from app.loras.schemas import (
     LoraRead,
     LoraUpload,
 )
+from app.loras.tools import Conversion
+from app.settings import get_settings
 from app.web.dependencies import (
+    BriefAccountId,
     GenerationsAccount,
     PageAfter,
     PageLimit,
+    RequestId,
     SessionDep,
     StoreDep,
 )
@@ -127,16 +134,34 @@ def edit_lora(
 
 
 @router.get("/{lora_id}/download", status_code=302, response_class=RedirectResponse)
-def download_lora(
+async def download_lora(
     lora_id: str,
-    account: GenerationsAccount,
-    session: SessionDep,
+    account_id: BriefAccountId,
     store: StoreDep,
+    request_id: RequestId,
     layout: DownloadFormat = None,
 ) -> RedirectResponse:
-    """Redirect to the file. Web UIs and ComfyUI load kohya's layout, which trainings write."""
-    lora = service.get(session, account.id, lora_id)
-    return RedirectResponse(service.download_url(session, store, lora, layout), status_code=302)
+    """Redirect to the file; one in another layout than it is stored in is made when asked for.
+
+    Web UIs and ComfyUI load kohya's layout, which trainings write. PEFT's is a zip of its two
+    files. A file that takes long to make answers 503 with `Retry-After`.
+    """
+
+    def look() -> str | Conversion:
+        with transaction() as session:
+            lora = service.get(session, account_id, lora_id)
+            return tools.file_or_conversion(session, store, lora, layout, request_id)
+
+    def look_again(made: Conversion) -> str:
+        with transaction() as session:
+            lora = service.get(session, account_id, lora_id)
+            return tools.converted_url(session, store, lora, made)
+
+    found = await run_in_threadpool(look)
+    if isinstance(found, Conversion):
+        await wait_until_ended(found.job_id, get_settings().lora_conversion_wait_seconds)
+        found = await run_in_threadpool(look_again, found)
+    return RedirectResponse(found, status_code=302)
 
 
 def read_lora(lora: Lora) -> LoraRead:

@@ -9,6 +9,8 @@ from app.database import JsonObject
 from app.web.text import PlainText
 
 Layout = Literal["kohya", "diffusers", "peft"]
+# Files from elsewhere come in others too.
+StoredLayout = Literal["kohya", "diffusers", "peft", "other"]
 
 
 class FileProblem(BaseModel):
@@ -68,7 +70,7 @@ class LoraFileReport(BaseModel):
     family: FileFamily | None
     # The catalog's name of what the file fits; null when it fits nothing that is known.
     architecture: str | None
-    layout: Layout | None
+    layout: StoredLayout | None
     kinds: list[Literal["lora", "locon", "dora", "loha", "lokr"]]
     modules: int
     matched: int
@@ -132,7 +134,7 @@ class LoraRead(BaseModel):
     sha256: str
     bytes: int
     # Of the stored file.
-    layout: Layout
+    layout: StoredLayout
     file_metadata: JsonObject
     # Null of a checkpoint that was published by request.
     report: LoraFileReport | None

@@ -6,10 +6,9 @@ from sqlalchemy.orm import Session
 from app.catalog import load_catalog
 from app.database import JsonObject, new_id
 from app.errors import Conflict, NotFound
-from app.loras.models import Lora, LoraFile
-from app.loras.schemas import Layout, LoraPatch
+from app.loras.models import Lora
+from app.loras.schemas import LoraPatch
 from app.settings import get_settings
-from app.storage import ObjectStore
 from app.trainings.models import Checkpoint, Training
 
 
@@ -100,20 +99,3 @@ def edit(session: Session, lora: Lora, patch: LoraPatch) -> Lora:
         setattr(lora, name, value)
     session.flush()
     return lora
-
-
-def download_url(
-    session: Session, store: ObjectStore, lora: Lora, layout: Layout | None = None
-) -> str:
-    """A presigned address of the file in a layout, as it is stored unless one is named.
-
-    Raises:
-        Conflict: there is no file of that layout.
-    """
-    key = lora.object_key
-    if layout not in (None, lora.layout):
-        other = session.get(LoraFile, (lora.id, layout))
-        if other is None:
-            raise Conflict(f"{lora.id} is stored as {lora.layout}; there is no {layout} file of it")
-        key = other.object_key
-    return store.presign_get(key, f"{lora.name}.safetensors")

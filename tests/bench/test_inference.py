@@ -44,7 +44,7 @@ def test_a_short_run_measures_everything_and_both_draw_the_same(tmp_path, capsys
 
 def test_the_peer_draws_what_we_draw_with_and_without_loras(tmp_path):
     handle = inference.open_pipeline(inference.BASE_SPEC, inference.choose_policy("cpu"))
-    peer = inference.Peer(handle)
+    peer = inference.Peer(inference.BASE_SPEC.location, handle.policy)
     loras = inference.make_files(handle, tmp_path, count=2, rank=4, encoders=True)
     peer.parse(loras)
     for chosen in ((), tuple(loras), ()):

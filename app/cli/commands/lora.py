@@ -5,17 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.commands import lora_tools
 from app.cli.errors import CommandError
 from app.cli.lora_report import mebibytes, table_of
 from app.cli.options import DataDir, Key, Url
 
-app = typer.Typer(help="LoRA files: look into them, upload, list, download.", no_args_is_help=True)
+app = typer.Typer(
+    help="LoRA files: look into them, upload, list, download, make new ones.", no_args_is_help=True
+)
 COLUMNS = ("id", "name", "base model", "rank", "layout", "size", "source", "created")
 
 
 @app.callback()
 def lora() -> None:
-    """LoRA files: look into them, upload, list, download."""
+    """LoRA files: look into them, upload, list, download, make new ones."""
 
 
 @app.command()
@@ -155,10 +158,18 @@ def download(
         found = _find(client.every("/loras"), lora)
         output.mkdir(parents=True, exist_ok=True)
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in found["name"])
-        target = output / f"{safe.strip('. ') or found['id']}.safetensors"
+        # PEFT's layout is two files; only an upload may lack the second.
+        ending = "zip" if layout == "peft" != found["layout"] else "safetensors"
+        target = output / f"{safe.strip('. ') or found['id']}.{ending}"
         query = f"?format={layout}" if layout else ""
         client.download(f"/v1/loras/{found['id']}/download{query}", target)
     Console(highlight=False).print(str(target), markup=False, soft_wrap=True)
+
+
+app.command()(lora_tools.convert)
+app.command()(lora_tools.resize)
+app.command()(lora_tools.merge)
+app.command()(lora_tools.extract)
 
 
 def _existing(file: Path) -> Path:

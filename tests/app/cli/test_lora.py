@@ -121,5 +121,3 @@ def test_a_file_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
     assert (target_folder / "ink.safetensors").read_bytes() == file.read_bytes()
     done = runner.invoke(app, ["download", "nothing"])
     assert "No LoRA has the id or name nothing" in str(done.exception)
-    done = runner.invoke(app, ["download", "ink", "--format", "kohya"])
-    assert "stored as diffusers" in str(done.exception)

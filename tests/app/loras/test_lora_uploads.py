@@ -133,9 +133,6 @@ def test_a_stored_file_is_downloaded_as_it_is(client: TestClient) -> None:
         answer = client.get(f"/v1/loras/{lora['id']}/download{query}")
         assert answer.status_code == 302
         assert f"/{lora['sha256']}.safetensors" in answer.headers["Location"]
-    answer = client.get(f"/v1/loras/{lora['id']}/download?format=kohya")
-    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    assert "stored as diffusers" in answer.json()["detail"]
 
 
 def test_a_refused_file_is_not_kept(client: TestClient) -> None:

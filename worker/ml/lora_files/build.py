@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.lora_format.adapter_config import AdapterConfig
 from app.lora_format.errors import LoraNotFinite
-from app.lora_format.shapes import ModuleShape, module_shape
+from app.lora_format.shapes import ModuleShape, as_matrix, module_shape
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, LoraModule
 
 _LABELS = {"down": "down matrix", "up": "up matrix", "mid": "mid matrix"}
@@ -38,7 +38,11 @@ def build(name: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Adap
         stored = parts["magnitude"] if "magnitude" in parts else parts["dora_scale"]
         scale = stored.reshape(shape.magnitudes)
     if shape.kind == "loha":
-        return LohaModule(**_factors("hada_", parts), alpha=alpha, dora_scale=scale)
+        factors = {
+            part: tensor if part.startswith("t") else tensor.reshape(as_matrix(tuple(tensor.shape)))
+            for part, tensor in _factors("hada_", parts).items()
+        }
+        return LohaModule(**factors, alpha=alpha, dora_scale=scale)
     if shape.kind == "lokr":
         return LokrModule(**_factors("lokr_", parts), alpha=alpha, dora_scale=scale)
     return LoraModule(parts["down"], parts["up"], alpha, scale, parts.get("mid"))
