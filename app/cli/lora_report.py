@@ -19,14 +19,14 @@ def table_of(report: dict[str, Any]) -> Table:
 def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each line; lines that would be empty are left out."""
     family, hashes, training = report["family"], report["hashes"], report["training"]
-    networks = ", ".join(f"{count} in {name}" for name, count in report["networks"].items())
+    networks = "".join(f", {count} in {name}" for name, count in report["networks"].items())
     stale = [name for name in ("model_hash", "legacy_hash") if hashes[f"{name}_matches"] is False]
     lines = [
         ("made for", family["title"] if family else "unknown"),
         ("usable", "yes" if report["usable"] else "no"),
         *((problem["code"], problem["detail"]) for problem in report["problems"]),
-        ("kind", _summary(report) if report["modules"] else ""),
-        ("modules", f"{report['matched']} of {report['modules']} match: {networks}"),
+        ("kind", _kind(report) if report["modules"] else ""),
+        ("modules", f"{report['matched']} of {report['modules']} match{networks}"),
         ("unmatched", _first(report["unmatched"])),
         ("misfits", _first(report["misfits"])),
         ("ranks", _numbers(report["ranks"])),
@@ -44,10 +44,9 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, text) for label, text in lines if text]
 
 
-def _summary(report: dict[str, Any]) -> str:
-    """`lora, locon of rank 8, kohya, 722 modules`."""
-    kinds = ", ".join(report["kinds"])
-    return f"{kinds} of rank {report['rank']}, {report['layout']}, {report['modules']} modules"
+def _kind(report: dict[str, Any]) -> str:
+    """`lora, locon of rank 8, kohya`."""
+    return f"{', '.join(report['kinds'])} of rank {report['rank']}, {report['layout']}"
 
 
 def _phrase(item: dict[str, str]) -> str:

@@ -41,7 +41,7 @@ class FileHashes:
 
 
 def file_hashes(path: Path, header: Header) -> FileHashes:
-    """Read the file once, and the legacy window where the file names its hash."""
+    """Read the file once, and the legacy window again."""
     whole, data = hashlib.sha256(), hashlib.sha256()
     with path.open("rb") as file:
         whole.update(file.read(header.data_at))
@@ -53,14 +53,13 @@ def file_hashes(path: Path, header: Header) -> FileHashes:
     return FileHashes(
         sha256=whole.hexdigest(),
         data_sha256=data.hexdigest(),
-        # Some programs write it with the prefix that web UIs knew in their beginnings.
-        model_hash_matches=None
-        if told_model is None
-        else told_model.lower().removeprefix("0x") == data.hexdigest(),
-        legacy_hash_matches=None
-        if told_legacy is None
-        else told_legacy.lower() == _legacy_hash(path, header),
+        model_hash_matches=_same(told_model, data.hexdigest()),
+        legacy_hash_matches=_same(told_legacy, _legacy_hash(path, header)),
     )
+
+
+def _same(told: str | None, found: str) -> bool | None:
+    return None if told is None else told.lower() == found
 
 
 def _legacy_hash(path: Path, header: Header) -> str:

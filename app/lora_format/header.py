@@ -68,8 +68,10 @@ def read_header(path: Path, limits: HeaderLimits | None = None) -> Header:
     if size > limits.file_bytes:
         raise LoraFileInvalid(f"the file has {size} bytes; the limit is {limits.file_bytes}")
     with path.open("rb") as file:
+        if size < 8:
+            raise LoraFileInvalid(f"the file has {size} bytes, too few to be a safetensors file")
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
+        if length > size - 8:
             raise LoraFileInvalid(
                 f"the file has {size} bytes, too few for its header of {length} bytes"
             )

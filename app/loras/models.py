@@ -38,7 +38,8 @@ class Lora(CreatedAt, Base):
     layout: Mapped[str] = mapped_column(String(10), default="kohya")
     # The file's own, `ss_*` and `modelspec.*`.
     file_metadata: Mapped[JsonObject]
-    # What the check of the file found, see `LoraFileReport`; empty of one that a training made.
+    # What the check of the file found, see `LoraFileReport`; empty of one that was published from
+    # a checkpoint by request.
     report: Mapped[JsonObject] = mapped_column(default=dict)
 
 

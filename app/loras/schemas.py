@@ -136,7 +136,7 @@ class LoraRead(BaseModel):
     # Of the stored file.
     layout: StoredLayout
     file_metadata: JsonObject
-    # Null of a LoRA that was trained here.
+    # Null of a checkpoint that was published by request.
     report: LoraFileReport | None
     created_at: datetime
 

@@ -19,8 +19,13 @@ def publish(
     checkpoint: Checkpoint,
     *,
     name: str | None = None,
+    report: JsonObject | None = None,
 ) -> Lora:
-    """Make a training's checkpoint a LoRA of its account; its file must be stored already."""
+    """Make a training's checkpoint a LoRA of its account; its file must be stored already.
+
+    Args:
+        report: what the check of the file found, where it was at hand.
+    """
     params: JsonObject = training.spec["params"]
     base_model = load_catalog(get_settings().catalog_path).base_model(training.base_model)
     if base_model is None:
@@ -41,6 +46,7 @@ def publish(
         sha256=checkpoint.sha256,
         bytes=checkpoint.bytes,
         file_metadata=checkpoint.file_metadata,
+        report=report or {},
     )
     session.add(lora)
     session.flush()

@@ -65,6 +65,9 @@ def test_the_published_lora_is_the_recommended_checkpoint(service: Service, road
     assert httpx.get(best[0]["samples"][0]["url"]).content.startswith(b"\x89PNG")
     lora = service.get(f"/v1/loras/{road.lora}")
     assert lora["checkpoint"] == best[0]["id"]
+    assert lora["report"]["usable"]
+    assert lora["report"]["hashes"]["model_hash_matches"]
+    assert lora["report"]["hashes"]["legacy_hash_matches"]
     other = next(c for c in checkpoints if not c["recommended"])
     path = f"/v1/trainings/{road.training['id']}/checkpoints/{other['id']}/publish"
     published = service.post(path, {"name": "earlier"})

@@ -318,7 +318,8 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
         checkpoint = session.scalars(select(Checkpoint).where(*recommended)).one()
     stored = context.folder / "stored.safetensors"
     get_store().get_file(checkpoint.object_key, stored)
-    if describe(stored).hashes.sha256 != checkpoint.sha256:
+    found = describe(stored)
+    if found.hashes.sha256 != checkpoint.sha256:
         raise TrainingFailed(
             "storage_corrupt",
             f"{checkpoint.id} reads back from storage with another hash",
@@ -329,6 +330,8 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
         session.execute(update(Checkpoint).where(*recommended).values(recommended=True))
         row = session.scalars(select(Checkpoint).where(*recommended)).one()
         training = session.get_one(Training, job_id)
-        loras.publish(session, context.claim.account_id, training, row)
+        # An architecture whose modules the API does not know is trained all the same.
+        report = None if found.problems else found.as_json()
+        loras.publish(session, context.claim.account_id, training, row, report=report)
 
     return publish

@@ -42,7 +42,8 @@ def jobs(
     else:
         # One line a job, parted by tabs, for other programs.
         for row in rows:
-            console.print("\t".join(row), markup=False, soft_wrap=True)
+            # rich would print spaces instead.
+            typer.echo("\t".join(row))
 
 
 def _row(job: dict[str, Any]) -> list[str]:

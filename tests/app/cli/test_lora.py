@@ -5,13 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
-from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from app.cli import target
-from app.cli.client import Client
 from app.cli.commands.lora import app
 from app.cli.errors import CommandError
 from tests.safetensors_files import SDXL_KEY, pair, peft_pair, sound, whole
@@ -24,29 +20,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "ink.safetensors"
     path.write_bytes(sound(whole("emoji-64", 4), {"modelspec.trigger_phrase": "inkstyle"}))
     return path
-
-
-@pytest.fixture
-def connected(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    """The command line's client, talking to the application in this process."""
-
-    class Transport(httpx.BaseTransport):
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            answer = client.request(
-                request.method,
-                str(request.url),
-                content=request.read(),
-                headers={name: value for name, value in request.headers.items() if name != "host"},
-            )
-            return httpx.Response(
-                answer.status_code, headers=answer.headers, content=answer.content
-            )
-
-    key = client.headers["Authorization"].removeprefix("Bearer ")
-    monkeypatch.setattr(
-        target, "connect", lambda *_: Client("http://testserver", key, transport=Transport())
-    )
-    return client
 
 
 def test_inspecting_tells_what_a_file_is(file: Path) -> None:

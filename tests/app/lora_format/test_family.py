@@ -1,10 +1,16 @@
 """Files of other models are recognised by the names that their programs give."""
 
+import json
+import math
+from pathlib import Path
+
 import pytest
 
 from app.lora_format.architectures import architectures
 from app.lora_format.family import recognise
 from app.lora_format.shapes import ModuleShape
+
+REFERENCE = json.loads((Path(__file__).parents[2] / "data" / "kohya_sdxl_modules.json").read_text())
 
 
 def shape(rows: int, columns: int) -> ModuleShape:
@@ -154,6 +160,16 @@ def test_nothing_is_said_of_names_that_nobody_knows() -> None:
     assert family({"a.b.c": (3, 3)}) is None
     assert family({"lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (7, 7)}) is None
     assert recognise([], {}) is None
+
+
+@pytest.mark.parametrize("part", ["unet", "unet_conv", "text_encoders"])
+def test_each_module_that_sd_scripts_adapts_tells_sdxl(part: str) -> None:
+    wrong = {}
+    for key, down, up in REFERENCE[part]:
+        found = family({key: (up[0], math.prod(down[1:]))})
+        if found != "sdxl":
+            wrong[key] = found
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("architecture", list(architectures()))
