@@ -66,6 +66,18 @@ class Settings(BaseSettings):
         default=1 * MIB, ge=1024, description="Largest JSON body; more answers 413."
     )
 
+    max_picture_body_bytes: int = Field(
+        default=32 * MIB,
+        ge=1024,
+        description="Largest JSON body of a request that may carry pictures, such as a generation.",
+    )
+
+    openai_wait_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How long `/v1/images/generations` waits for its pictures before it gives up.",
+    )
+
     # --- uploads ---------------------------------------------------------------------------
     max_upload_bytes: int = Field(
         default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."
@@ -107,6 +119,9 @@ class Settings(BaseSettings):
     )
     max_images_per_generation: int = Field(
         default=8, ge=1, le=8, description="Most pictures of one generation request."
+    )
+    max_comparison_images: int = Field(
+        default=100, ge=1, le=1000, description="Most pictures of one comparison."
     )
     max_prompt_chars: int = Field(
         # A JPEG has room for so much beside the rest of its receipt.
@@ -158,8 +173,17 @@ class Settings(BaseSettings):
         default=Path(".lorawright/work"), description="Where a worker keeps jobs' files."
     )
     captioning_batch_size: int = Field(default=16, ge=1, le=256, description="Pictures at a time.")
+    max_batch_images: int = Field(
+        default=8,
+        ge=1,
+        le=32,
+        description="Pictures of waiting generations that a worker claims to draw together.",
+    )
     lora_cache_bytes: int = Field(
         default=4 * GIB, ge=MIB, description="Host memory for parsed LoRAs."
+    )
+    lora_disk_cache_bytes: int = Field(
+        default=32 * GIB, ge=MIB, description="Disk for the LoRA files a worker has fetched."
     )
     pipeline_cache_count: int = Field(
         default=1, ge=1, le=16, description="Base models a worker keeps loaded."

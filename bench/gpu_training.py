@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.trainings.params import TrainingParams
 from bench import sdxl, straight_loop
 from bench.settings import BASE, REPOSITORY, Settings
+from bench.speeds import matmul_flops, wait
 from worker.ml.training.batches import Batch, BatchMaker
 from worker.ml.training.data.conditioning import CachedText
 from worker.ml.training.data.latents import LatentImage
@@ -101,7 +102,7 @@ class Bench:
             self.footprint = Footprint.of(UNet2DConditionModel(**scale.config))
         self.plan: Plan = make_plan(self.params, scale.vae_scale_factor, lambda: self.footprint)
         self.device = self.plan.device
-        self.matmul_flops = _matmul_flops(self.device, self.plan.policy.dtype)
+        self.matmul_flops = matmul_flops(self.device, self.plan.policy.dtype)
         self.flops_per_image = (
             SDXL_FLOPS_PER_IMAGE if scale.name == "sdxl" else self._counted_flops()
         )
@@ -135,11 +136,11 @@ class Bench:
         step = self._trainer(unet, case)
         for number in range(WARM_UP):
             step(number)
-        self._wait()
+        wait(self.device)
         started = time.perf_counter()
         for number in range(WARM_UP, WARM_UP + self.steps):
             step(number)
-        self._wait()
+        wait(self.device)
         return time.perf_counter() - started
 
     def _trainer(self, unet: Any, case: Case) -> Callable[[int], None]:
@@ -238,10 +239,6 @@ class Bench:
         with FlopCounterMode(display=False) as counter:
             step(0)
         return float(counter.get_total_flops())
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def _peak_gib(self) -> float | None:
         if self.device.type != "cuda":
@@ -343,25 +340,6 @@ def _row(case: Case, found: Figures) -> str:
         f"{head}{found.ms_per_image:10.1f}{found.peak_share:9.1%}{peak:>10}"
         f"{found.foretold_gib:10.2f}"
     )
-
-
-def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The most this device does a second in a large product of this precision, of several tries."""
-    side = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(side, side, device=device).to(dtype)
-    b = torch.randn(side, side, device=device).to(dtype)
-    best = 0.0
-    for _ in range(5):
-        times = 20 if device.type == "cuda" else 2
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(times):
-            a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, times * 2 * side**3 / (time.perf_counter() - started))
-    return best
 
 
 def _full() -> Scale:

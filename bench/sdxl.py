@@ -1,4 +1,4 @@
-"""The architecture of SDXL's UNet, so that its size can be known without its weights."""
+"""The architecture of SDXL, so that its size can be known without its weights."""
 
 from typing import Any
 
@@ -26,6 +26,43 @@ SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "prediction_type": "epsilon",
+}
+VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+}
+# Token numbers are those of the small base's tokenizer; the widths and depths are SDXL's.
+TEXT_ENCODER: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+    "bos_token_id": 2046,
+    "eos_token_id": 2047,
+    "pad_token_id": 2047,
+}
+TEXT_ENCODER_2: dict[str, Any] = {
+    **TEXT_ENCODER,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+    "pad_token_id": 0,
+}
+PARTS = {
+    "unet": UNET,
+    "vae": VAE,
+    "text_encoder": TEXT_ENCODER,
+    "text_encoder_2": TEXT_ENCODER_2,
 }
 VAE_SCALE_FACTOR = 8
 TOKENS = 77

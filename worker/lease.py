@@ -48,6 +48,14 @@ class Lease:
         """Whether the handler must end at its next safe point."""
         return self._reason is not None
 
+    def lose(self) -> None:
+        """The database has said that the job is another worker's."""
+        self._reason = "lost"
+
+    def end(self) -> None:
+        """Renew no more: the job has come to its end."""
+        self._ended.set()
+
     def __enter__(self) -> "Lease":
         self._thread.start()
         return self
@@ -68,6 +76,8 @@ class Lease:
         try:
             while not self._ended.is_set() and self._reason != "lost":
                 news = self._wait(ears)
+                if self._ended.is_set():
+                    return
                 if self._reason is None and is_draining():
                     self._reason = "draining"
                 if news or time.monotonic() - renewed >= settings.heartbeat_seconds:

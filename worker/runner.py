@@ -1,17 +1,18 @@
 """claim → handler → finish: the only place that changes the state of a running job.
 
 A handler does the work and returns what to publish, as a function of a session; it runs in the
-very transaction that ends the job. So nothing of a lost attempt is ever visible.
+very transaction that ends the job. So nothing of a lost attempt is ever visible. Jobs that were
+claimed together are one call of the handler, and come to their ends one by one.
 """
 
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 import structlog
-from sqlalchemy.orm import Session
 
 # Every table, so that foreign keys between them resolve whichever handler runs first.
 from app import tables  # noqa: F401
@@ -20,23 +21,28 @@ from app.errors import JobInputMissing, LeaseLost, LorawrightError, NotFound
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
-from worker.handlers import captioning, generation, ingest, lora_tools, training
-from worker.handlers.context import JobContext, Stopped
+from app.settings import get_settings
+from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
+from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
 from worker.workspace import workspace
 
 log = logging.getLogger(__name__)
 
-Publish = Callable[[Session], None]
 Handler = Callable[[JobContext], Publish]
+# What to publish, or why there is nothing, of each job as it comes to its end.
+Outcomes = Iterator[tuple[JobContext, Publish | Exception]]
+GroupHandler = Callable[[Sequence[JobContext]], Outcomes]
 
 HANDLERS: Mapping[JobKind, Handler] = {
     "ingest": ingest.run,
     "captioning": captioning.run,
     "training": training.run,
+    "comparison": comparison.run,
     "lora_tool": lora_tools.run,
-    "generation": generation.run,
 }
+# Those whose jobs can be claimed together.
+GROUP_HANDLERS: Mapping[JobKind, GroupHandler] = {"generation": generation.run}
 DEADLINE_ERROR: JsonObject = {
     "code": "deadline_exceeded",
     "message": "The job did not end before its deadline",
@@ -50,37 +56,90 @@ def worker_id() -> str:
 
 
 def run_next(queue: str) -> bool:
-    """Claim the best job of a queue and run it to an end; False when none was waiting."""
+    """Claim the best job of a queue, with those that fit its batch, and run it to an end.
+
+    False when none was waiting.
+    """
     with transaction() as session:
-        claim = lifecycle.claim(session, queue, worker_id())
-    if claim is None:
-        return False
-    with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
-        log.info("claimed")
-        _run(claim)
+        first = lifecycle.claim(session, queue, worker_id())
+        if first is None:
+            return False
+        mates = lifecycle.claim_mates(session, first, get_settings().max_batch_images)
+    claims = [first, *mates]
+    ids = [claim.job_id for claim in claims]
+    with structlog.contextvars.bound_contextvars(job_id=first.job_id, attempt=first.attempt):
+        log.info("claimed %s", ids if mates else first.job_id)
+        _Group(claims).run()
     return True
 
 
-def _run(claim: Claim) -> None:
-    started = time.monotonic()
+class _Group:
+    """Jobs that were claimed together, and which of them have come to an end."""
 
-    def gpu_seconds() -> float:
-        return time.monotonic() - started if lifecycle.counts_as_gpu(claim.queue) else 0.0
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._claims = claims
+        self._settled: set[str] = set()
+        self._started = time.monotonic()
 
-    with Lease(claim) as lease, workspace(claim) as folder:
-        try:
-            publish = HANDLERS[claim.kind](JobContext(claim, lease, folder))
-            with transaction() as session:
-                lifecycle.hold(session, claim)
-                publish(session)
-                lifecycle.finish(session, claim, "succeeded", gpu_seconds=gpu_seconds())
-            log.info("succeeded")
-        except LeaseLost:
-            log.warning("the lease was lost; nothing was published")
-        except Stopped:
-            _record_stop(claim, lease, gpu_seconds())
-        except Exception as error:  # the one catch-all: a failure becomes a recorded outcome
-            _record_failure(claim, lease, error, gpu_seconds())
+    def run(self) -> None:
+        with ExitStack() as stack:
+            contexts = [
+                JobContext(
+                    claim,
+                    stack.enter_context(Lease(claim)),
+                    stack.enter_context(workspace(claim)),
+                )
+                for claim in self._claims
+            ]
+            for context in contexts:
+                context.on_leave = lambda left=context: self._settle(left, Stopped())  # type: ignore[misc]
+            try:
+                for context, outcome in _outcomes(contexts):
+                    self._settle(context, outcome)
+            except Exception as error:  # the one catch-all: a failure becomes a recorded outcome
+                for context in contexts:
+                    self._settle(context, error)
+
+    def _settle(self, context: JobContext, outcome: Publish | Exception) -> None:
+        """Record how a job came to its end; the first time counts."""
+        claim, lease = context.claim, context.lease
+        if claim.job_id in self._settled:
+            return
+        self._settled.add(claim.job_id)
+        # What follows is quick, and a beat after it would take the job for lost.
+        lease.end()
+        with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                with transaction() as session:
+                    lifecycle.hold(session, claim)
+                    outcome(session)
+                    seconds = self._gpu_seconds(claim)
+                    lifecycle.finish(session, claim, "succeeded", gpu_seconds=seconds)
+                log.info("succeeded")
+            except LeaseLost:
+                log.warning("the lease was lost; nothing was published")
+            except Stopped:
+                _record_stop(claim, lease, self._gpu_seconds(claim))
+            except Exception as error:
+                _record_failure(claim, lease, error, self._gpu_seconds(claim))
+
+    def _gpu_seconds(self, claim: Claim) -> float:
+        """A job's share of the time so far, by the places it took."""
+        if not lifecycle.counts_as_gpu(claim.queue):
+            return 0.0
+        places = sum(each.batch_size for each in self._claims)
+        return (time.monotonic() - self._started) * claim.batch_size / places
+
+
+def _outcomes(contexts: Sequence[JobContext]) -> Outcomes:
+    kind = contexts[0].claim.kind
+    if kind in GROUP_HANDLERS:
+        yield from GROUP_HANDLERS[kind](contexts)
+        return
+    for context in contexts:
+        yield context, HANDLERS[kind](context)
 
 
 def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> None:

@@ -1,32 +1,40 @@
 """Generations over HTTP."""
 
-from fastapi import APIRouter
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, File, UploadFile
 from sqlalchemy.orm import Session
 
-from app.generations import service
-from app.generations.models import Generation
+from app.generations import inputs, service
+from app.generations.models import Generation, InputImage
 from app.generations.schemas import (
     GeneratedImageRead,
     GenerationCreate,
     GenerationRead,
+    InputImageRead,
     LoraReport,
 )
 from app.jobs import service as jobs
 from app.jobs.kind_routes import add_job_routes
 from app.jobs.models import Job
 from app.jobs.schemas import job_fields
-from app.storage import get_store
+from app.storage import ObjectStore, get_store
 from app.web.dependencies import (
     GenerationsAccount,
     PageAfter,
     PageLimit,
     RequestId,
     SessionDep,
+    StoreDep,
 )
 from app.web.pages import Page, page_of
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"])
-routers = [router]
+input_images = APIRouter(prefix="/v1/inputs", tags=["generations"])
+routers = [router, input_images]
 
 
 @router.post("", status_code=201)
@@ -34,10 +42,11 @@ def create_generation(
     request: GenerationCreate,
     account: GenerationsAccount,
     session: SessionDep,
+    store: StoreDep,
     request_id: RequestId,
 ) -> GenerationRead:
     """Queue pictures from a prompt and up to five weighted LoRAs."""
-    generation = service.submit(session, account.id, request, request_id)
+    generation = service.submit(session, store, account.id, request, request_id)
     return _read(session, jobs.get(session, account.id, generation.id))
 
 
@@ -57,6 +66,39 @@ def list_generations(
 def get_generation(job_id: str, account: GenerationsAccount, session: SessionDep) -> GenerationRead:
     """One generation; its pictures are there once it has succeeded."""
     return _read(session, jobs.get(session, account.id, job_id, "generation"))
+
+
+@input_images.post("", status_code=201)
+def upload_input(
+    file: Annotated[UploadFile, File(description="One picture, or a mask")],
+    account: GenerationsAccount,
+    session: SessionDep,
+    store: StoreDep,
+) -> InputImageRead:
+    """Keep a picture for `init_image` and `mask_image` of generations."""
+    name = (file.filename or "file").replace("\\", "/").rsplit("/", 1)[-1] or "file"
+    with tempfile.TemporaryDirectory(prefix="lorawright-input-") as folder:
+        path = Path(folder, "picture")
+        with path.open("wb") as sink:
+            shutil.copyfileobj(file.file, sink, 1024 * 1024)
+        return _read_input(store, inputs.add(session, store, account.id, path, name))
+
+
+@input_images.get("/{image_id}")
+def get_input(
+    image_id: str, account: GenerationsAccount, session: SessionDep, store: StoreDep
+) -> InputImageRead:
+    """One uploaded picture."""
+    return _read_input(store, inputs.get(session, account.id, image_id))
+
+
+def _read_input(store: ObjectStore, image: InputImage) -> InputImageRead:
+    shown = {
+        name: getattr(image, name)
+        for name in InputImageRead.model_fields
+        if hasattr(InputImage, name)
+    }
+    return InputImageRead(**shown, url=store.presign_get(image.object_key))
 
 
 def _read(session: Session, job: Job) -> GenerationRead:

@@ -1,5 +1,6 @@
 """Generations on the wire."""
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -97,6 +98,19 @@ class GenerationCreate(BaseModel):
     previews: int = Field(default=0, ge=0, le=20)
     format: ImageFormat = "png"
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+
+
+class InputImageRead(BaseModel):
+    """A picture that was sent to start from, or a mask."""
+
+    id: str
+    object: Literal["input_image"] = "input_image"
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    url: str
+    created_at: datetime
 
 
 class GeneratedImageRead(BaseModel):

@@ -4,10 +4,11 @@ Every write names the attempt it belongs to, so the database decides who still o
 that matches no row raises `LeaseLost`: the job is another worker's now, and nothing was changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Float, cast, func, select, text, update
+from sqlalchemy import Float, and_, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session, aliased
 
@@ -31,6 +32,9 @@ class Claim:
     account_id: str
     attempt: int
     worker_id: str
+    # Jobs with the same key may run in one batch, of which this one takes so many places.
+    batch_key: str | None = None
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,45 @@ def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
     the oldest. Two workers never get the same job: the row is locked while it is chosen, and a
     locked row is passed over.
     """
+    return _claim(session, queue, worker_id)
+
+
+def claim_mates(session: Session, first: Claim, places: int) -> list[Claim]:
+    """Take the best waiting jobs that may run in one batch with a claimed one.
+
+    A job that failed or lost its worker before runs alone, so that it can harm no other.
+
+    Args:
+        places: how many the whole batch has, those of the claimed job included.
+    """
+    mates: list[Claim] = []
+    left = places - first.batch_size
+    while first.batch_key is not None and left > 0:
+        mate = _claim(
+            session,
+            first.queue,
+            first.worker_id,
+            lambda job: and_(
+                job.batch_key == first.batch_key,
+                job.batch_size <= left,  # noqa: B023 (called before the next round)
+                job.failures == 0,
+            ),
+        )
+        if mate is None:
+            break
+        mates.append(mate)
+        left -= mate.batch_size
+    return mates
+
+
+def waiting_jobs(session: Session, queue: str, limit: int) -> list[str]:
+    """The jobs that would be claimed next, the best first; nothing is taken or locked."""
+    waiting, statement = _waiting(queue)
+    return list(session.scalars(statement.with_only_columns(waiting.id).limit(limit)))
+
+
+def _waiting(queue: str) -> tuple[Any, Any]:
+    """The jobs of a queue that may be claimed now, the best first."""
     settings = get_settings()
     busy = (
         select(Job.account_id, func.count().label("running"))
@@ -57,7 +100,7 @@ def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
     )
     running = func.coalesce(busy.c.running, 0)
     waiting = aliased(Job)
-    best = (
+    statement = (
         select(waiting.id)
         .outerjoin(busy, busy.c.account_id == waiting.account_id)
         .where(
@@ -67,10 +110,22 @@ def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
             running < settings.max_running_per_account,
         )
         .order_by(waiting.priority.desc(), running, waiting.created_at, waiting.id)
-        .limit(1)
-        .with_for_update(of=waiting, skip_locked=True)
-        .scalar_subquery()
     )
+    return waiting, statement
+
+
+def _claim(
+    session: Session,
+    queue: str,
+    worker_id: str,
+    such: Callable[[Any], Any] | None = None,
+) -> Claim | None:
+    """Take the best waiting job of a queue; of those alone that meet a condition."""
+    settings = get_settings()
+    waiting, statement = _waiting(queue)
+    if such is not None:
+        statement = statement.where(such(waiting))
+    best = statement.limit(1).with_for_update(of=waiting, skip_locked=True).scalar_subquery()
     row = session.execute(
         update(Job)
         .where(Job.id == best, Job.status == "queued")
@@ -82,13 +137,31 @@ def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
             started_at=func.coalesce(Job.started_at, func.now()),
             not_before=None,
         )
-        .returning(Job.id, Job.kind, Job.queue, Job.account_id, Job.attempt)
+        .returning(
+            Job.id,
+            Job.kind,
+            Job.queue,
+            Job.account_id,
+            Job.attempt,
+            Job.batch_key,
+            Job.batch_size,
+            Job.failures,
+        )
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
         return None
     events.append(session, row.id, "status", {"status": "running", "attempt": row.attempt})
-    return Claim(row.id, row.kind, row.queue, row.account_id, row.attempt, worker_id)
+    return Claim(
+        row.id,
+        row.kind,
+        row.queue,
+        row.account_id,
+        row.attempt,
+        worker_id,
+        row.batch_key if row.failures == 0 else None,
+        row.batch_size,
+    )
 
 
 def renew(session: Session, claim: Claim) -> Orders:

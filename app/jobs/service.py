@@ -20,8 +20,15 @@ def submit(
     account_id: str,
     labels: dict[str, str] | None = None,
     request_id: str | None = None,
+    batch_key: str | None = None,
+    batch_size: int = 1,
 ) -> Job:
-    """Insert a queued job and its first event; the queue is woken after the commit."""
+    """Insert a queued job and its first event; the queue is woken after the commit.
+
+    Args:
+        batch_key: jobs of this queue with the same key may run in one batch; None runs alone.
+        batch_size: how many places of the batch it takes.
+    """
     job = Job(
         id=job_id,
         kind=kind,
@@ -30,6 +37,8 @@ def submit(
         max_attempts=get_settings().max_attempts,
         labels=dict(labels or {}),
         request_id=request_id,
+        batch_key=batch_key,
+        batch_size=batch_size,
     )
     session.add(job)
     session.flush()

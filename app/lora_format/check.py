@@ -80,7 +80,7 @@ def describe(
     shapes: dict[str, ModuleShape] = {}
     if names is not None:
         shapes = _module_shapes(header, names)
-    check_finite(path, header)
+    check_finite(path, header, _not_counting(names, shapes))
     family = recognise(shapes or header.tensors, shapes)
     problems = [] if problem is None else [problem]
     contents = None
@@ -124,6 +124,14 @@ def _module_shapes(header: Header, names: SortedNames) -> dict[str, ModuleShape]
         module: module_shape(module, {part: header.tensors[name][1] for part, name in of.items()})
         for module, of in names.modules.items()
     }
+
+
+def _not_counting(names: SortedNames | None, shapes: Mapping[str, ModuleShape]) -> set[str]:
+    """Alphas of modules whose scale is 1 whatever they say."""
+    if names is None:
+        return set()
+    unscaled = [names.modules[module] for module, shape in shapes.items() if not shape.scaled]
+    return {parts["alpha"] for parts in unscaled if "alpha" in parts}
 
 
 def _target(family: Family | None, architecture: str | None) -> Architecture | None:
@@ -179,12 +187,12 @@ def _contents(
     alphas: Counter[float] = Counter()
     for module, shape in shapes.items():
         stored = names.modules[module].get("alpha")
-        alpha = (
-            config.alpha(module, shape.rank)
-            if stored is None
-            else read_number(path, header, stored)
-        )
-        alphas[alpha or float(shape.rank)] += 1
+        alpha = float(shape.rank)
+        if shape.scaled and stored is not None:
+            alpha = read_number(path, header, stored) or alpha
+        elif shape.scaled:
+            alpha = config.alpha(module, shape.rank) or alpha
+        alphas[alpha] += 1
     kinds: set[FileKind] = {shape.kind for shape in shapes.values()}
     if any(shape.magnitudes for shape in shapes.values()):
         kinds.add("dora")

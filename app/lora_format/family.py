@@ -135,6 +135,8 @@ def _flux(names: list[str], widths: set[int]) -> Family:  # noqa: ARG001 (as its
 def _joint(names: list[str], widths: set[int]) -> Family:
     if widths & {1536, 2432}:
         return SD3
+    if not widths:
+        return OTHER_DIT
     blocks = [int(match[1]) for name in names if (match := _JOINT.search(name))]
     # Of Flux' two kinds of blocks it has 19 such, Qwen-Image 60 and no other kind.
     return QWEN_IMAGE if max(blocks) >= 19 else FLUX
@@ -161,6 +163,9 @@ _DECIDED: tuple[tuple[re.Pattern[str], Callable[[list[str], set[int]], Family]],
 
 
 def _unet(plain: Mapping[str, str], shapes: Mapping[str, ModuleShape]) -> Family | None:
+    # SDXL's text encoders are te1 and te2; a file of `te` alone is of a model that has one.
+    if shapes and all(name.startswith("lora_te_") for name in shapes):
+        return SD2 if any(shape.columns == 1024 for shape in shapes.values()) else SD1
     known = architectures().values()
     fits = {each.id: _fitting(each, shapes) for each in known}
     whole = [each for each in known if shapes and fits[each.id] == len(shapes)]
@@ -175,10 +180,6 @@ def _unet(plain: Mapping[str, str], shapes: Mapping[str, ModuleShape]) -> Family
         return by_width.get(width)
     if any(_OLD_BLOCKS.search(name) for name in plain.values()):
         return SD1_OR_2
-    # The text encoder of a model that has one: SDXL's are te1 and te2.
-    text = {shapes[name].columns for name in shapes if name.startswith("lora_te_")}
-    if text:
-        return SD2 if 1024 in text else SD1
     nearest = max(known, key=lambda each: fits[each.id])
     return family_of(nearest) if 2 * fits[nearest.id] > len(shapes) else None
 

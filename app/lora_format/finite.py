@@ -4,6 +4,7 @@ A float whose exponent's bits are all ones is infinity or NaN; F8_E4M3 has no in
 where all bits but the sign are ones. The format is little-endian, whatever this machine is.
 """
 
+from collections.abc import Container
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,8 +26,11 @@ _BITS: dict[str, tuple[str, int]] = {
 CHUNK_BYTES = 1024 * 1024
 
 
-def check_finite(path: Path, header: Header) -> None:
+def check_finite(path: Path, header: Header, ignored: Container[str] = ()) -> None:
     """Look at every number of a file whose header was found sound.
+
+    Args:
+        ignored: tensors whose values do not count.
 
     Raises:
         LoraNotFinite: the first tensor, as they lie in the file, that holds NaN or infinity.
@@ -36,15 +40,13 @@ def check_finite(path: Path, header: Header) -> None:
         # One after another: the header says that there are no holes.
         for name, (begin, end) in header.spans.items():
             dtype, shape = header.tensors[name]
-            if (
-                dtype in _BITS
-                and (place := _first_not_finite(file, end - begin, dtype)) is not None
-            ):
+            # Whole numbers are always finite.
+            if dtype not in _BITS or name in ignored:
+                file.seek(end - begin, 1)
+            elif (place := _first_not_finite(file, end - begin, dtype)) is not None:
                 raise LoraNotFinite(
                     f"{name} holds NaN or infinity, at value {place} of its {dtype} {shape}"
                 )
-            if dtype not in _BITS:
-                file.seek(end - begin, 1)
 
 
 def _first_not_finite(file: BinaryIO, size: int, dtype: str) -> int | None:

@@ -5,6 +5,7 @@ The format: 8 bytes little-endian N, N bytes of JSON {name: {dtype, shape, data_
 
 import json
 import math
+import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 
 ALPHA_ITEM_BYTES = ITEM_BYTES | {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 # No file has a size or an offset that eight bytes cannot count.
 _MOST = 2**63
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class HeaderLimits:
     file_bytes: int = 4 * 1024**3
     header_bytes: int = 16 * 1024**2
     tensors: int = 20_000
+    # JSON's values and containers: short ones take far more memory than room in the header. A
+    # tensor has up to fifteen.
+    header_values: int = 700_000
     # Of a tensor's name. The longest of SDXL's layouts have about a hundred.
     name_chars: int = 500
 
@@ -73,6 +78,8 @@ def read_header(path: Path, limits: HeaderLimits | None = None) -> Header:
                 f"the header has {length} bytes; the limit is {limits.header_bytes}"
             )
         raw = file.read(length)
+    if _count_values(raw, limits.header_values) > limits.header_values:
+        raise LoraFileInvalid(f"the header has more values than the limit, {limits.header_values}")
     try:
         # json would guess at UTF-16 and skip spaces; other readers of the format do neither.
         parsed = json.loads(raw.decode(), object_pairs_hook=_plain_object, parse_constant=_refuse)
@@ -135,6 +142,17 @@ def _checked(
     if position != data_bytes:
         raise LoraFileInvalid(f"the file holds {data_bytes} bytes of data; {position} are named")
     return tensors, {name: (begin, end) for begin, end, name in sorted(spans)}
+
+
+def _count_values(raw: bytes, limit: int) -> int:
+    """How many strings, and commas and brackets outside of them, there are; or over the limit."""
+    signs = (b",", b"[", b"{")
+    values = sum(raw.count(sign) for sign in signs)
+    for strings, match in enumerate(_STRING.finditer(raw)):
+        if strings > limit:
+            return strings
+        values += 1 - sum(match[0].count(sign) for sign in signs)
+    return values
 
 
 def _plain_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class ModuleShape:
 
     Attributes:
         rank: what alpha is divided by; 1 of a LoKr of two whole factors.
+        scaled: whether alpha counts; not of a LoKr of two whole factors, whose scale is 1.
         magnitudes: DoRA's, (rows, 1, …) or (1, in, …); None for all others.
     """
 
@@ -32,6 +33,7 @@ class ModuleShape:
     rows: int
     columns: int
     magnitudes: Shape | None
+    scaled: bool = True
 
     def misfit(self, weight: Shape) -> str | None:
         """Why it cannot change a weight of this shape, (out, in[, kh, kw]); None when it can."""
@@ -165,23 +167,23 @@ def _lokr(name: str, parts: Mapping[str, Shape]) -> ModuleShape:
             _need(name, parts, (f"{factor}_a", f"{factor}_b"))
     if "lokr_t2" in parts and "lokr_w2" in parts:
         raise LoraFileInvalid(f"{name}: it has both lokr_w2 and lokr_t2")
-    rank = 1
+    rank, scaled = 1, False
     if whole := parts.get("lokr_w1"):
         _expect(name, "lokr_w1", whole, (2,), "(out₁, in₁)")
         rows, columns = whole[0], whole[1]
     else:
         a, b = parts["lokr_w1_a"], parts["lokr_w1_b"]
         rows, columns, _ = _product(name, "lokr_w1", a, b, None)
-        rank = b[0]
+        rank, scaled = b[0], True
     if whole := parts.get("lokr_w2"):
         _expect(name, "lokr_w2", whole, (2, 4), "(out₂, in₂[, kh, kw])")
         below, beside, kernel = whole[0], whole[1], math.prod(whole[2:])
     else:
         a, b = parts["lokr_w2_a"], parts["lokr_w2_b"]
         below, beside, kernel = _product(name, "lokr_w2", a, b, parts.get("lokr_t2"))
-        rank = b[0]
+        rank, scaled = b[0], True
     scale = _magnitudes(name, parts, rows=rows * below, columns=None)
-    return ModuleShape("lokr", rank, rows * below, columns * beside * kernel, scale)
+    return ModuleShape("lokr", rank, rows * below, columns * beside * kernel, scale, scaled)
 
 
 def _product(

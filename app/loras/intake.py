@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog import BaseModelEntry, load_catalog
 from app.database import new_id
 from app.errors import (
-    Conflict,
     FieldProblem,
     Invalid,
     LoraFileRefused,
@@ -88,7 +86,6 @@ def keep(
     Raises:
         LoraFileRefused: a check failed; nothing is kept.
         Invalid: no such base model.
-        Conflict: the LoRA of the same bytes was removed at the same time.
         StorageUnavailable: the bytes could not be stored, or read back otherwise; no row is
             written.
     """
@@ -97,6 +94,7 @@ def keep(
         raise LoraFileRefused(str(problem), problem.code)
     assert report.contents is not None, "a file without problems has contents"
     assert report.architecture is not None, "a file without problems fits an architecture"
+    _one_at_a_time(session, account_id, report.hashes.sha256)
     existing = _find(session, account_id, report.hashes.sha256)
     if existing is not None:
         return existing, False
@@ -106,7 +104,7 @@ def keep(
     if store.sha256(key) != report.hashes.sha256:
         raise StorageUnavailable(f"{key} reads back from storage with another hash")
     metadata, _ = kept_metadata(report.metadata)
-    statement = insert(Lora).values(
+    lora = Lora(
         id=new_id("lora"),
         account_id=account_id,
         name=request.name or _name(filename),
@@ -125,18 +123,10 @@ def keep(
         file_metadata=metadata,
         report=report.as_json(),
     )
-    # Another request may have brought the same file in the meantime.
-    made = session.scalar(
-        statement.on_conflict_do_nothing(
-            index_elements=["account_id", "sha256"], index_where=text("source = 'upload'")
-        ).returning(Lora)
-    )
-    if made is not None:
-        return made, True
-    existing = _find(session, account_id, report.hashes.sha256)
-    if existing is None:
-        raise Conflict("The same file was removed from the account just now; upload it again")
-    return existing, False
+    session.add(lora)
+    session.flush()
+    session.refresh(lora)
+    return lora, True
 
 
 def kept_metadata(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -160,6 +150,12 @@ def kept_metadata(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str
 
 def _limits() -> HeaderLimits:
     return HeaderLimits(file_bytes=get_settings().max_lora_bytes)
+
+
+def _one_at_a_time(session: Session, account_id: str, sha256: str) -> None:
+    """Let uploads of the same file wait for each other until their transactions end."""
+    name = func.hashtextextended(f"lora {account_id} {sha256}", 0)
+    session.execute(select(func.pg_advisory_xact_lock(name)))
 
 
 def _find(session: Session, account_id: str, sha256: str) -> Lora | None:

@@ -12,17 +12,7 @@ class Lora(CreatedAt, Base):
     """A published LoRA file, stored in kohya layout."""
 
     __tablename__ = "loras"
-    __table_args__ = (
-        Index("ix_loras_account", "account_id", text("id DESC")),
-        # Of uploads of the same file at the same time, one makes the LoRA.
-        Index(
-            "uq_loras_upload",
-            "account_id",
-            "sha256",
-            unique=True,
-            postgresql_where=text("source = 'upload'"),
-        ),
-    )
+    __table_args__ = (Index("ix_loras_account", "account_id", text("id DESC")),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))

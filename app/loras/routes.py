@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.database import transaction
-from app.jobs.stream import wait_for_end
+from app.jobs.wait import wait_until_ended
 from app.lora_format.report import LISTED
 from app.loras import intake, service, tools
 from app.loras.models import Lora
@@ -159,7 +159,7 @@ async def download_lora(
 
     found = await run_in_threadpool(look)
     if isinstance(found, Conversion):
-        await wait_for_end(found.job_id, get_settings().lora_conversion_wait_seconds)
+        await wait_until_ended(found.job_id, get_settings().lora_conversion_wait_seconds)
         found = await run_in_threadpool(look_again, found)
     return RedirectResponse(found, status_code=302)
 

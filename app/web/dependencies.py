@@ -28,25 +28,38 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 StoreDep = Annotated[ObjectStore, Depends(get_store)]
 
 
-def current_key(
-    session: SessionDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> ApiKey:
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def current_key(session: SessionDep, credentials: Credentials) -> ApiKey:
     """The key of the Authorization header."""
-    if credentials is None:
-        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
-    return accounts.authenticate(session, credentials.credentials)
+    return _key_of(session, credentials)
 
 
 def scoped(scope: Scope) -> Callable[[ApiKey], Account]:
     """A dependency that yields the account, if its key has the scope (admin has all)."""
 
     def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
-        if scope not in key.scopes and "admin" not in key.scopes:
-            raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
-        return key.account
+        return _allowed(key, scope)
 
     return account
+
+
+def account_for(session: Session, credentials: Credentials, scope: Scope) -> Account:
+    """The same for routes that wait, which must not hold a session meanwhile."""
+    return _allowed(_key_of(session, credentials), scope)
+
+
+def _key_of(session: Session, credentials: HTTPAuthorizationCredentials | None) -> ApiKey:
+    if credentials is None:
+        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
+    return accounts.authenticate(session, credentials.credentials)
+
+
+def _allowed(key: ApiKey, scope: Scope) -> Account:
+    if scope not in key.scopes and "admin" not in key.scopes:
+        raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
+    return key.account
 
 
 def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:

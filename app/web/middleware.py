@@ -17,9 +17,11 @@ from app.web.problems import from_domain
 
 log = structlog.get_logger("lorawright.api")
 MAX_REQUEST_ID_CHARS = 100
-LORA_PATHS = ("/v1/loras", "/v1/loras/inspect")
-# What a form may have around the one file it brings.
-FORM_BYTES = 64 * 1024
+# Their JSON may carry pictures.
+PICTURE_PATHS = frozenset({"/v1/generations", "/v1/comparisons"})
+LORA_PATHS = frozenset({"/v1/loras", "/v1/loras/inspect"})
+# What a form may have around its one LoRA file, which has a limit of its own.
+LORA_FORM_BYTES = 64 * 1024
 
 
 class RequestContext:
@@ -62,16 +64,18 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._json_limit = settings.max_json_body_bytes
-        self._upload_limit = settings.max_upload_bytes
-        self._lora_limit = settings.max_lora_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        name, limit, around = self._limit_of(scope, headers)
+        multipart = headers.get("content-type", "").startswith("multipart/form-data")
+        setting = _limiting_setting(scope["path"], multipart)
+        name = f"LORAWRIGHT_{setting.upper()}"
+        limit: int = getattr(self._settings, setting)
+        around = LORA_FORM_BYTES if setting == "max_lora_bytes" else 0
         told = headers.get("content-length", "0")
         if told.isdigit() and int(told) > limit + around:
             await self._refuse(scope, send, name, limit, int(told))
@@ -99,14 +103,6 @@ class BodyLimit:
             if not started:
                 await self._refuse(scope, send, name, limit, seen)
 
-    def _limit_of(self, scope: Scope, headers: Headers) -> tuple[str, int, int]:
-        """The setting that limits this body, its bytes, and bytes that do not count."""
-        if not headers.get("content-type", "").startswith("multipart/form-data"):
-            return "LORAWRIGHT_MAX_JSON_BODY_BYTES", self._json_limit, 0
-        if scope["path"] in LORA_PATHS:
-            return "LORAWRIGHT_MAX_LORA_BYTES", self._lora_limit, FORM_BYTES
-        return "LORAWRIGHT_MAX_UPLOAD_BYTES", self._upload_limit, 0
-
     async def _refuse(self, scope: Scope, send: Send, name: str, limit: int, seen: int) -> None:
         error = TooLarge(f"The body has {seen} bytes or more; the limit ({name}) is {limit}")
 
@@ -121,6 +117,13 @@ class BodyLimit:
 # A BaseException, so that no handler on the way takes it for an error of its own.
 class _BodyTooLarge(BaseException):
     pass
+
+
+def _limiting_setting(path: str, multipart: bool) -> str:
+    """The setting whose limit a body has."""
+    if multipart:
+        return "max_lora_bytes" if path in LORA_PATHS else "max_upload_bytes"
+    return "max_picture_body_bytes" if path in PICTURE_PATHS else "max_json_body_bytes"
 
 
 def _clean_id(told: str | None) -> str:

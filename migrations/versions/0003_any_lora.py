@@ -31,13 +31,6 @@ def upgrade() -> None:
     op.alter_column("loras", "layout", server_default=None)
     op.add_column("loras", sa.Column("report", JSON, nullable=False, server_default="{}"))
     op.alter_column("loras", "report", server_default=None)
-    op.create_index(
-        "uq_loras_upload",
-        "loras",
-        ["account_id", "sha256"],
-        unique=True,
-        postgresql_where=sa.text("source = 'upload'"),
-    )
     op.create_table(
         "lora_files",
         sa.Column("lora_id", sa.String(40), nullable=False),
@@ -104,7 +97,6 @@ def downgrade() -> None:
     op.drop_table("input_images")
     op.drop_table("lora_tools")
     op.drop_table("lora_files")
-    op.drop_index("uq_loras_upload", "loras")
     op.drop_column("loras", "report")
     op.drop_column("loras", "layout")
     op.drop_index("ix_jobs_batch", "jobs")

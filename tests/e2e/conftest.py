@@ -16,7 +16,7 @@ from app import broker
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.child import Child
-from app.cli.stack.processes import beat_child, worker_child
+from app.cli.stack.processes import beat_child, worker_children
 from app.database import get_engine, transaction
 from app.tables import metadata
 
@@ -125,7 +125,7 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
     logs.mkdir(exist_ok=True)
     variables = servers.environment() | VARIABLES
     redis_url = variables["LORAWRIGHT_REDIS_URL"]
-    worker = worker_child(redis_url, variables, logs)
+    worker, worker_cpu = worker_children(redis_url, variables, logs)
     beat = beat_child(servers.data_dir, variables, logs)
     with transaction() as session:
         account = accounts.create_account(session, "customer")
@@ -138,9 +138,10 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
         worker.wait_ready()
 
     try:
-        worker.start()
-        beat.start()
+        for child in (worker, worker_cpu, beat):
+            child.start()
         worker.wait_ready()
+        worker_cpu.wait_ready()
         with TestClient(
             create_app(),
             headers={"Authorization": f"Bearer {secret}"},
@@ -150,6 +151,7 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
             yield Service(client, worker, restart_worker)
     finally:
         beat.stop()
+        worker_cpu.stop()
         worker.stop()
 
 

@@ -1,8 +1,11 @@
 """What a handler is given: its claim, a folder, and ways to tell how far it is."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from app.database import JsonObject, transaction
 from app.errors import LeaseLost
@@ -10,6 +13,9 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import EventType
 from worker.lease import Lease
+
+# Writes what a job made, in the transaction that ends it.
+Publish = Callable[[Session], None]
 
 # Progress is for people: more often would only fill the table.
 PROGRESS_SECONDS = 0.5
@@ -26,7 +32,13 @@ class JobContext:
     claim: Claim
     lease: Lease
     folder: Path
+    # Records a stop as soon as it is heard, where other jobs of a batch run on; see `leave`.
+    on_leave: Callable[[], None] = field(default=lambda: None)
     _reported_at: float = field(default=0.0)
+
+    def leave(self) -> None:
+        """Say that the job has stopped, though the batch it was part of runs on."""
+        self.on_leave()
 
     def check(self) -> None:
         """Leave now if the job must stop.

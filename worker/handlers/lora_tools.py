@@ -24,7 +24,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from worker.handlers.context import JobContext
 from worker.handlers.models import base_model_entry
-from worker.ml.base_models.load import BaseModelUnavailable
+from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.tools.convert import convert
 from worker.ml.lora_files.tools.extract import Checkpoint, extract

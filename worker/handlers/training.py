@@ -116,7 +116,7 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
         "trigger_word": spec["trigger_word"],
         "params": spec["params"],
         "base_model": {
-            **base_model_spec(entry).model_dump(),
+            **base_model_spec(entry).model_dump(exclude_none=True),
             "native_resolution": entry.native_resolution,
         },
         "images": images,

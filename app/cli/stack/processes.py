@@ -1,4 +1,4 @@
-"""The service's own processes on one machine: the API, one worker, and beat."""
+"""The service's own processes on one machine: the API, two workers, and beat."""
 
 import os
 import sys
@@ -12,8 +12,11 @@ from redis import RedisError
 
 from app.cli.stack.child import Child, ChildSpec
 
-QUEUES = ("ingest", "caption", "train", "generate", "maintenance")
-WORKER_NAME = "embedded@localhost"
+# Two workers, so that an upload or a conversion never waits for a training to end.
+WORKER_QUEUES = {
+    "worker": ("caption", "train", "generate"),
+    "worker-cpu": ("ingest", "maintenance"),
+}
 # Importing torch and diffusers from a cold disk is slow.
 WORKER_READY_SECONDS = 180.0
 # A stopping worker may finish a picture or save a training's state.
@@ -46,23 +49,29 @@ def api_child(host: str, port: int, variables: Mapping[str, str], logs: Path) ->
     )
 
 
-def worker_child(redis_url: str, variables: Mapping[str, str], logs: Path) -> Child:
-    """One Celery worker for every queue; ready once it answers over Redis."""
+def worker_children(redis_url: str, variables: Mapping[str, str], logs: Path) -> list[Child]:
+    """A Celery worker for what needs a GPU and one for the rest."""
+    return [_worker_child(name, redis_url, variables, logs) for name in WORKER_QUEUES]
+
+
+def _worker_child(name: str, redis_url: str, variables: Mapping[str, str], logs: Path) -> Child:
+    """One worker; ready once it answers over Redis."""
+    host = f"{name}@localhost"
     return Child(
         ChildSpec(
-            name="worker",
+            name=name,
             command=[
                 *[sys.executable, "-m", "celery", "-A", "worker.main:celery_app", "worker"],
-                *["-Q", ",".join(QUEUES), "--pool", "prefork", "--concurrency", "1"],
-                *["--hostname", WORKER_NAME, "--without-gossip", "--without-mingle"],
+                *["-Q", ",".join(WORKER_QUEUES[name]), "--pool", "prefork", "--concurrency", "1"],
+                *["--hostname", host, "--without-gossip", "--without-mingle"],
                 *["--loglevel", "INFO"],
             ],
             environment=process_environment(variables),
-            ready=lambda: _worker_answers(redis_url),
+            ready=lambda: _worker_answers(redis_url, host),
             ready_seconds=WORKER_READY_SECONDS,
             stop_seconds=WORKER_STOP_SECONDS,
         ),
-        logs / "worker.log",
+        logs / f"{name}.log",
     )
 
 
@@ -95,10 +104,10 @@ def _is_ready(address: str) -> bool:
         return False
 
 
-def _worker_answers(redis_url: str) -> bool:
+def _worker_answers(redis_url: str, host: str) -> bool:
     # An application of our own, since the service's reads its address from this process's settings.
     with Celery("probe", broker=redis_url) as probe:
         try:
-            return bool(probe.control.ping(destination=[WORKER_NAME], timeout=0.5))
+            return bool(probe.control.ping(destination=[host], timeout=0.5))
         except (OperationalError, RedisError, OSError):
             return False

@@ -1,4 +1,4 @@
-"""EmbeddedStack: servers, schema, first key, then API, worker and beat, until told to stop."""
+"""EmbeddedStack: servers, schema, first key, then API, workers and beat, until told to stop."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from app.cli.nvidia import has_nvidia_gpu
 from app.cli.stack.child import Child
 from app.cli.stack.errors import StopAsked
 from app.cli.stack.ports import LOOPBACK, require_free
-from app.cli.stack.processes import api_child, beat_child, worker_child
+from app.cli.stack.processes import api_child, beat_child, worker_children
 from app.cli.stack.servers import EmbeddedServers
 from app.cli.stack.state import exclusive, save_state
 
@@ -123,7 +123,7 @@ class EmbeddedStack:
                 self._stop()
 
     def hurry(self) -> None:
-        """End API, worker and beat at once; what they leave undone waits for the next start."""
+        """End API, workers and beat at once; what they leave undone waits for the next start."""
         for child in self._processes:
             child.kill()
 
@@ -141,7 +141,7 @@ class EmbeddedStack:
         settings = self._servers.settings()
         self._processes = [
             api_child(self._options.host, self._options.port, variables, logs),
-            worker_child(settings.redis_url, variables, logs),
+            *worker_children(settings.redis_url, variables, logs),
             beat_child(self.data_dir, variables, logs),
         ]
         for child in self._processes:

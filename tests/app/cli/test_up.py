@@ -86,7 +86,15 @@ def _run_stack(data_dir: Path) -> Iterator[Running]:
 def test_the_first_key_in_stack_json_opens_the_api(stack: Running) -> None:
     state = stack.state()
     assert state.ready
-    assert set(state.processes) == {"postgres", "redis", "s3", "api", "worker", "beat"}
+    assert set(state.processes) == {
+        "postgres",
+        "redis",
+        "s3",
+        "api",
+        "worker",
+        "worker-cpu",
+        "beat",
+    }
     headers = {"Authorization": f"Bearer {state.api_key}"}
     assert httpx.get(f"{state.url}/v1/jobs", headers=headers).json()["data"] == []
     assert httpx.get(f"{state.url}/v1/jobs").status_code == 401

@@ -43,8 +43,14 @@ def test_every_default_is_filled_in(client):
         "height": 64,
         "steps": 20,
         "guidance_scale": 4.0,
+        "guidance_rescale": 0.0,
         "scheduler": "euler",
         "num_images": 1,
+        "strength": 0.8,
+        "hires": None,
+        "previews": 0,
+        "init_image": None,
+        "mask_image": None,
         "format": "png",
     }
 

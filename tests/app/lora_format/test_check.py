@@ -141,6 +141,20 @@ def test_an_alpha_may_be_any_number_format(write: Write) -> None:
         assert dict(contents.alphas) == {8.0: 1}, dtype
 
 
+def test_an_alpha_that_does_not_count_may_be_infinite(write: Write) -> None:
+    whole_factors: Tensors = {
+        f"{SDXL_KEY}.lokr_w1": ("F16", (20, 32)),
+        f"{SDXL_KEY}.lokr_w2": ("F16", (32, 64)),
+        f"{SDXL_KEY}.alpha": ("F16", ()),
+    }
+    infinite = {f"{SDXL_KEY}.alpha": b"\x00\x7c"}
+    contents = check_file(write(whole_factors, values=infinite)).contents
+    assert contents is not None
+    assert (contents.rank, contents.alpha) == (1, 1.0)
+    with_rank = LOKR | {f"{SDXL_KEY}.alpha": ("F16", ())}
+    assert refusal(write(with_rank, values=infinite)).code == "lora_not_finite"
+
+
 def test_a_missing_alpha_or_zero_means_the_rank(write: Write) -> None:
     for tensors in (
         pair(SDXL_KEY, 2048, 640, alpha=False),
@@ -233,6 +247,22 @@ def test_a_file_of_another_family_is_described(write: Write) -> None:
     assert report.as_json()["usable"] is False
 
 
+def test_text_encoders_by_older_diffusers_are_read(write: Write) -> None:
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
+    old: Tensors = {
+        f"{name}.down.weight": ("F32", (4, 768)),
+        f"{name}.up.weight": ("F32", (768, 4)),
+    }
+    unet = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora"
+    old |= {
+        f"{unet}.down.weight": ("F32", (4, 2048)),
+        f"{unet}.up.weight": ("F32", (640, 4)),
+    }
+    contents = check_file(write(old)).contents
+    assert contents is not None
+    assert dict(contents.networks) == {"text_encoder": 1, "unet": 1}
+
+
 def test_a_large_alpha_pattern_is_looked_up_not_searched(write: Write) -> None:
     pattern = {f"down_blocks.{n}.nowhere": n for n in range(100_000)} | {"attn2.to_k": 3}
     config = {"unet.lora_alpha": 2, "unet.alpha_pattern": pattern}
@@ -245,16 +275,36 @@ def test_a_large_alpha_pattern_is_looked_up_not_searched(write: Write) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from app.lora_format.check import describe
-from app.lora_format.header import HeaderLimits
+from app.lora_format.errors import LoraFileError
+
+def peak():
+    # Not getrusage's, which begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
 describe(Path(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-report = describe(Path(sys.argv[2]))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(report.nbytes, (after - before) * 1024)
+before = peak()
+try:
+    print(describe(Path(sys.argv[2])).nbytes)
+except LoraFileError as error:
+    print(error)
+print((peak() - before) * 1024)
 """
+
+
+def peak(small: Path, path: Path) -> tuple[str, int]:
+    """What the check of a file says, and the memory it takes at its peak beyond a small file's."""
+    finished = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(small), str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, grown = finished.stdout.splitlines()
+    return said, int(grown)
 
 
 def test_memory_does_not_grow_with_the_file(write: Write, tmp_path: Path) -> None:
@@ -267,13 +317,17 @@ def test_memory_does_not_grow_with_the_file(write: Write, tmp_path: Path) -> Non
         file.write(framed(header_of(tensors)))
         # Zeros that take no room on the disk.
         file.truncate(file.tell() + 65_536 * (2048 + 640) * 2)
-    small = write(pair(SDXL_KEY, 2048, 640))
-    finished = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(small), str(large)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    nbytes, grown = map(int, finished.stdout.split())
-    assert nbytes > 350_000_000
-    assert grown < 8 * 1024 * 1024
+    said, grown = peak(write(pair(SDXL_KEY, 2048, 640)), large)
+    assert int(said) > 350_000_000
+    assert grown < 8 * 1024**2
+
+
+@pytest.mark.parametrize("value", ["[],", "{},", "7,", '"",', '{"a":1},', "1e9,"])
+def test_memory_of_a_hostile_header_is_bounded(write: Write, tmp_path: Path, value: str) -> None:
+    hostile = tmp_path / "hostile.safetensors"
+    # As many values as the limits let pass, or as many bytes.
+    for count in (340_000, 16 * 1024**2 // len(value) - 10):
+        hostile.write_bytes(framed(b'{"a":[' + value.encode() * count + b"1]}"))
+        said, grown = peak(write(pair(SDXL_KEY, 2048, 640)), hostile)
+        assert "not a tensor entry" in said or "more values" in said
+        assert grown < 64 * 1024**2, (count, said)

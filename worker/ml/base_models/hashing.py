@@ -34,32 +34,50 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def hash_model_files(folder: Path) -> str:
-    """sha256 of the weights a model folder holds, whatever device or precision will run them.
+def hash_model_files(sources: Mapping[str, Path]) -> str:
+    """sha256 of the weights a base model is made of, whatever device or precision will run them.
 
     Remembered by the files' names, sizes and times, as hashing a full SDXL takes many seconds.
 
+    Args:
+        sources: by part, a folder with safetensors files or one file; see `BaseModel.sources`.
+
     Raises:
-        FileNotFoundError: the folder holds no safetensors file.
+        FileNotFoundError: there is no safetensors file at all.
     """
-    files = sorted(folder.glob("*/*.safetensors"))
+    files = {(label, path) for part in sources for label, path in weight_files(part, sources[part])}
     if not files:
-        raise FileNotFoundError(f"no safetensors files under {folder}")
-    return _hash_files(tuple((path, (s := path.stat()).st_size, s.st_mtime_ns) for path in files))
+        raise FileNotFoundError(f"no safetensors files under {sorted(map(str, sources.values()))}")
+    return _hash_files(
+        tuple(
+            (label, path, (s := path.stat()).st_size, s.st_mtime_ns)
+            for label, path in sorted(files)
+        )
+    )
+
+
+def weight_files(part: str, source: Path) -> list[tuple[str, Path]]:
+    """A part's weight files, each with what goes before its tensors' names.
+
+    A folder's tensors are the part's; a single file names the parts itself.
+    """
+    if source.is_file():
+        return [("", source)]
+    return [(f"{part}.", path) for path in sorted(source.glob("*.safetensors"))]
 
 
 @lru_cache(maxsize=32)
-def _hash_files(stamped: tuple[tuple[Path, int, int], ...]) -> str:
+def _hash_files(stamped: tuple[tuple[str, Path, int, int], ...]) -> str:
     from safetensors import safe_open
 
     digest = hashlib.sha256()
     with ExitStack() as stack:
         # Sorted by tensor, not by file, so that sharding makes no difference.
         found = {}
-        for path, _, _ in stamped:
+        for label, path, _, _ in stamped:
             file = stack.enter_context(safe_open(str(path), framework="pt"))
             names = file.keys()
-            found.update({f"{path.parent.name}.{name}": (file, name) for name in names})
+            found.update({f"{label}{name}": (file, name) for name in names})
         for full_name in sorted(found):
             file, name = found[full_name]
             _add(digest, full_name, file.get_tensor(name))

@@ -199,9 +199,13 @@ class AdapterBank:
             del self._applied[path]
         return Activation(reports, written)
 
-    def stacked(self) -> StackedLoras:
-        """LoRAs for single rows of a batch; the UNet must be at W0 while they are in place."""
-        return StackedLoras(self._modules)
+    def stacked(self, device: torch.device) -> StackedLoras:
+        """LoRAs for single rows of a batch; the UNet must be at W0 while they are in place.
+
+        Args:
+            device: where the UNet computes, whatever memory its weights lie in now.
+        """
+        return StackedLoras(self._modules, device)
 
     def _write(self, path: str, terms: list[tuple[float, AdapterModule]]) -> None:
         weight = self._modules[path].weight

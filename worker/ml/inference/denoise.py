@@ -87,7 +87,7 @@ def denoise(handle: PipelineHandle, batch: Batch, on_step: OnStep) -> Tensor:
     first = _first_pass(batch.rows)
     hires = spec.hires
     second_steps = 0 if hires is None else int((hires.steps or spec.steps) * hires.strength)
-    with handle.bank.stacked() as stack:
+    with handle.bank.stacked(handle.policy.device) as stack:
         loop = _Loop(handle, batch, stack, generators)
         loop.total = first.steps - first.first_step + second_steps
         latents = loop.run(first, on_step)
@@ -199,7 +199,8 @@ class _Loop:
         self, scheduler: Any, latents: Tensor, timestep: Tensor, time_ids: Tensor
     ) -> Tensor:
         """What the UNet says of the noise, guided."""
-        doubled = torch.cat([latents] * 2) if self.guided else latents
+        # Each row without its prompt and beside it with it: what stacked rows count on.
+        doubled = latents.repeat_interleave(2, dim=0) if self.guided else latents
         output: Tensor = self.handle.base.unet(
             scheduler.scale_model_input(doubled, timestep),
             timestep,
@@ -209,7 +210,7 @@ class _Loop:
         )[0]
         if not self.guided:
             return output
-        without, with_prompt = output.chunk(2)
+        without, with_prompt = output[0::2], output[1::2]
         guided = without + self.spec.guidance_scale * (with_prompt - without)
         if self.spec.guidance_rescale == 0:
             return guided
@@ -315,12 +316,14 @@ def _segment_at(row: Row, position: float) -> int:
 
 def _conditioning(segments: Sequence[Segment], guided: bool) -> tuple[Tensor, Tensor]:
     """Prompt embeddings (B or 2B, T, D) and pooled ones (B or 2B, P) of these rows."""
-    embeds = [segment.embeds for segment in segments]
-    prompt = [one.prompt_embeds for one in embeds]
-    pooled = [one.pooled_prompt_embeds for one in embeds]
-    if guided:
-        prompt = [_given(one.negative_prompt_embeds) for one in embeds] + prompt
-        pooled = [_given(one.negative_pooled_prompt_embeds) for one in embeds] + pooled
+    prompt, pooled = [], []
+    for segment in segments:
+        embeds = segment.embeds
+        if guided:
+            prompt.append(_given(embeds.negative_prompt_embeds))
+            pooled.append(_given(embeds.negative_pooled_prompt_embeds))
+        prompt.append(embeds.prompt_embeds)
+        pooled.append(embeds.pooled_prompt_embeds)
     return torch.cat(prompt), torch.cat(pooled)
 
 

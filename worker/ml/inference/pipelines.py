@@ -34,7 +34,7 @@ class PipelineHandle:
     @cached_property
     def base_sha256(self) -> str:
         """Hash of the base's weight files, for receipts."""
-        return hash_model_files(self.base.folder)
+        return hash_model_files(self.base.sources)
 
     @cached_property
     def colours(self) -> LatentColours:
@@ -125,7 +125,7 @@ def open_pipeline(
 
     from worker.ml.inference.schedulers import make_scheduler
 
-    base = load_base_model(spec.location, spec.revision, policy)
+    base = load_base_model(spec.location, spec.revision, policy, variant=spec.variant)
     pipeline = StableDiffusionXLPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,

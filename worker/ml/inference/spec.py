@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from worker.ml.base_models.load import Variant
+
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 
 
@@ -32,6 +34,18 @@ class BaseModelSpec(_Frozen):
     architecture: str
     # Pixels per latent, each way.
     vae_scale_factor: int = Field(default=8, ge=1, le=64)
+
+    @property
+    def variant(self) -> Variant:
+        """What is otherwise than at its location."""
+        return Variant(
+            config=self.config,
+            config_revision=self.config_revision,
+            vae=self.vae,
+            vae_revision=self.vae_revision,
+            prediction_type=self.prediction_type,
+            zero_terminal_snr=self.zero_terminal_snr,
+        )
 
 
 class LoraWeights(_Frozen):

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one tool; the exit code."""
     args = _parser().parse_args(arguments)
     # Imported late, here and below: help and wrong options are told at once; torch takes seconds.
-    from worker.ml.base_models.load import BaseModelUnavailable
+    from worker.ml.base_models.errors import BaseModelUnavailable
 
     run: Callable[[argparse.Namespace], dict[str, Any]] = args.run
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.lora_format.adapter_config import AdapterConfig
 from app.lora_format.errors import LoraNotFinite
-from app.lora_format.shapes import as_matrix, module_shape
+from app.lora_format.shapes import ModuleShape, as_matrix, module_shape
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, LoraModule
 
 _LABELS = {"down": "down matrix", "up": "up matrix", "mid": "mid matrix"}
@@ -32,7 +32,7 @@ def build(name: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Adap
     for part, tensor in parts.items():
         if part != "alpha" and not bool(torch.isfinite(tensor.float()).all()):
             raise LoraNotFinite(f"{name}: its {_LABELS.get(part, part)} holds NaN or infinity")
-    alpha = _alpha(name, parts, config, shape.rank)
+    alpha = _alpha(name, parts, config, shape)
     scale = None
     if shape.magnitudes is not None:
         stored = parts["magnitude"] if "magnitude" in parts else parts["dora_scale"]
@@ -60,10 +60,16 @@ def _factors(prefix: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _alpha(name: str, parts: Mapping[str, Tensor], config: AdapterConfig, rank: int) -> float:
+def _alpha(
+    name: str, parts: Mapping[str, Tensor], config: AdapterConfig, shape: ModuleShape
+) -> float:
     if "alpha" not in parts:
-        return config.alpha(name, rank)
+        return config.alpha(name, shape.rank)
     value = float(parts["alpha"].float())
     if not math.isfinite(value):
+        # Half precision cannot hold the huge ranks by which LyCORIS is asked for whole factors;
+        # of these alpha does not count.
+        if not shape.scaled:
+            return float(shape.rank)
         raise LoraNotFinite(f"{name}.alpha is {value}")
-    return value or float(rank)
+    return value or float(shape.rank)

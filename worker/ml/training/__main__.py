@@ -83,7 +83,7 @@ def _train(args: argparse.Namespace, events: Events, stop: threading.Event) -> N
     # Imported late: a bad spec is told at once, and torch takes seconds.
     import torch
 
-    from worker.ml.base_models.load import BaseModelUnavailable
+    from worker.ml.base_models.errors import BaseModelUnavailable
     from worker.ml.training.data.prepare import count_steps, prepare
     from worker.ml.training.learning.optimisers import require_packages
     from worker.ml.training.loop import Training

@@ -233,7 +233,9 @@ def _load_unet(spec: TrainingSpec, plan: Plan) -> BaseModel:
     base, policy = spec.base_model, plan.policy
     if plan.memory.storage != "full":
         policy = DevicePolicy(torch.device("cpu"), policy.dtype, policy.vae_dtype)
-    return load_base_model(base.location, base.revision, policy, parts=("unet",))
+    return load_base_model(
+        base.location, base.revision, policy, parts=("unet",), variant=base.variant
+    )
 
 
 def _go_on_from(path: Path, adapters: Adapters, index: LoraIndex, events: Events) -> None:

@@ -48,7 +48,9 @@ def test_sharding_and_metadata_of_files_make_no_difference_and_a_bit_does(tmp_pa
     save_file(tensors, whole / "unet" / "model.safetensors", {"made": "today"})
     save_file({"c": tensors["c"]}, sharded / "unet" / "model-1.safetensors")
     save_file({k: tensors[k] for k in "ab"}, sharded / "unet" / "model-2.safetensors")
-    assert hash_model_files(whole) == hash_model_files(sharded)
+    assert hash_model_files({"unet": whole / "unet"}) == hash_model_files(
+        {"unet": sharded / "unet"}
+    )
 
     other = tmp_path / "other"
     shutil.copytree(whole, other)
@@ -56,9 +58,9 @@ def test_sharding_and_metadata_of_files_make_no_difference_and_a_bit_does(tmp_pa
     changed = load_file(path)
     changed["a"][3] += 1e-6
     save_file(changed, path, {"made": "today"})
-    assert hash_model_files(other) != hash_model_files(whole)
+    assert hash_model_files({"unet": other / "unet"}) != hash_model_files({"unet": whole / "unet"})
 
 
 def test_a_folder_without_weights_has_no_hash(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="safetensors"):
-        hash_model_files(tmp_path)
+        hash_model_files({"unet": tmp_path})

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from worker.ml.base_models.device import choose_policy
-from worker.ml.base_models.load import BaseModelUnavailable, load_base_model
+from worker.ml.base_models.errors import BaseModelUnavailable
+from worker.ml.base_models.load import load_base_model
 
 EMOJI = Path(__file__).parents[4] / "assets" / "emoji-64"
 

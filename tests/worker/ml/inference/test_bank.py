@@ -50,7 +50,7 @@ def test_merged_and_stacked_equal_diffusers_load_and_set_adapters(
     bare = _unet_output(handle.base.unet)
     uses = [(bank.load(Path(s.path), s.sha256), s.weights) for s in specs]
     bank.activate([])
-    with bank.stacked() as stack:
+    with bank.stacked(policy.device) as stack:
         stack.set([uses, uses], copies=1)
         stacked = _unet_output(handle.base.unet)
     bank.activate(uses)

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from worker.ml.base_models.load import BaseModelUnavailable
+from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.inference.pipelines import PipelineCache
 
 

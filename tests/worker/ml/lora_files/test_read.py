@@ -183,6 +183,19 @@ def test_what_the_installed_diffusers_saves_is_read(index, tmp_path):
     assert module.scale == adapted.scaling["default"] == 0.5
 
 
+def test_an_alpha_may_be_a_whole_number_or_not_count(index, tmp_path):
+    file = tmp_path / "lora.safetensors"
+    down, up = pair()
+    tensors = {f"{NAME}.lora_down.weight": down, f"{NAME}.lora_up.weight": up}
+    save_file(tensors | {f"{NAME}.alpha": torch.tensor(8)}, file)
+    assert read_lora(file, index)[0].modules[TO_K].alpha == 8.0
+    whole = {f"{NAME}.lokr_w1": torch.ones(8, 8), f"{NAME}.lokr_w2": torch.ones(16, 32)}
+    save_file(whole | {f"{NAME}.alpha": torch.tensor(float("inf"))}, file)
+    module = read_lora(file, index)[0].modules[TO_K]
+    assert module.scale == 1.0
+    assert torch.equal(module.delta(), torch.ones(128, 256))
+
+
 def test_a_lora_does_not_change_with_its_file(index, tmp_path):
     file = tmp_path / "lora.safetensors"
     file.write_bytes(good_bytes())

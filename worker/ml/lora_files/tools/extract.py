@@ -17,7 +17,8 @@ from torch import Tensor
 
 from app.lora_format.architectures import Architecture, architectures
 from app.lora_format.errors import LoraFileError
-from worker.ml.base_models.load import BaseModelUnavailable, local_path
+from worker.ml.base_models.errors import BaseModelUnavailable
+from worker.ml.base_models.load import local_path
 from worker.ml.lora_files.modules import AdapterModule, Lora
 from worker.ml.lora_files.targets import TARGETS, TEXT_TARGETS, canonical_path
 from worker.ml.lora_files.tools import metadata

@@ -1,7 +1,7 @@
 """Everything the loop reads, made before it starts: latents, wordings and their embeddings."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 
 from app.trainings.arithmetic import BucketPlan, StepPlan, plan_steps
 from worker.ml.base_models.device import DevicePolicy
+from worker.ml.base_models.hashing import weight_files
 from worker.ml.base_models.load import load_base_model
 from worker.ml.training.data import captions
 from worker.ml.training.data.cache import TensorCache
@@ -78,12 +79,16 @@ def prepare(
     """
     store = TensorCache(cache_folder)
     base, policy = spec.base_model, plan.policy
-    folder = load_base_model(base.location, base.revision, policy, parts=()).folder
+    sources = load_base_model(
+        base.location, base.revision, policy, parts=(), variant=base.variant
+    ).sources
     total = len(spec.images)
 
     @cache
     def vae() -> Any:
-        return load_base_model(base.location, base.revision, policy, parts=("vae",)).vae
+        return load_base_model(
+            base.location, base.revision, policy, parts=("vae",), variant=base.variant
+        ).vae
 
     def on_image(done: int) -> None:
         events.progress("prepare", step=done, total_steps=total)
@@ -96,7 +101,7 @@ def prepare(
     keys = encode_images(
         wanted,
         vae=vae,
-        vae_sha256=_hash_weights(folder, ("vae",), policy.vae_dtype, vae),
+        vae_sha256=_hash_weights(sources, ("vae",), policy.vae_dtype, vae),
         cache=store,
         group=group,
         on_done=on_image,
@@ -104,7 +109,7 @@ def prepare(
     drawn = bool(spec.sample_prompts) and group.is_main
     kept_vae = vae().to("cpu") if drawn else None
     vae.cache_clear()
-    wordings, text_keys = _texts(spec, policy, folder, store, group, pause)
+    wordings, text_keys = _texts(spec, policy, sources, store, group, pause)
     bytes_ = sum(_latent_bytes(each, base.vae_scale_factor) for each in wanted)
     device = plan.cache_device(bytes_)
     texts = None if trains_text(spec) else TextStore(store, text_keys, device)
@@ -124,7 +129,9 @@ def prepare(
 def load_text_encoders(spec: TrainingSpec, policy: DevicePolicy) -> TextEncoders:
     """Both tokenizers and text encoders, frozen, on the policy's device."""
     base = spec.base_model
-    found = load_base_model(base.location, base.revision, policy, parts=TEXT_PARTS)
+    found = load_base_model(
+        base.location, base.revision, policy, parts=TEXT_PARTS, variant=base.variant
+    )
     return TextEncoders(
         (found.tokenizer, found.tokenizer_2), (found.text_encoder, found.text_encoder_2)
     )
@@ -133,7 +140,7 @@ def load_text_encoders(spec: TrainingSpec, policy: DevicePolicy) -> TextEncoders
 def _texts(
     spec: TrainingSpec,
     policy: DevicePolicy,
-    folder: Path,
+    sources: Mapping[str, Path],
     store: TensorCache,
     group: Group,
     pause: Callable[[], None],
@@ -165,7 +172,7 @@ def _texts(
         ],
         encoders=encoders,
         encoders_sha256=_hash_weights(
-            folder, ("text_encoder", "text_encoder_2"), policy.dtype, encoders
+            sources, ("text_encoder", "text_encoder_2"), policy.dtype, encoders
         ),
         cache=store,
         group=group,
@@ -185,14 +192,17 @@ def _latent_bytes(wanted: Wanted, scale_factor: int) -> int:
 
 
 def _hash_weights(
-    folder: Path, parts: Sequence[str], dtype: object, load: Callable[[], object]
+    sources: Mapping[str, Path],
+    parts: Sequence[str],
+    dtype: object,
+    load: Callable[[], object],
 ) -> str:
     """Of the parts' weight files and the precision they run in."""
-    if not all(any(folder.glob(f"{part}/*.safetensors")) for part in parts):
+    if not all(weight_files(part, sources[part]) for part in parts):
         # A hub's files are here only once they have been loaded.
         load()
     digest = hashlib.sha256(str(dtype).encode())
-    for path in sorted(path for part in parts for path in folder.glob(f"{part}/*.safetensors")):
+    for path in sorted({path for part in parts for _, path in weight_files(part, sources[part])}):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""Pictures to start from, and masks: sent beforehand, taken from what is there, or in the request.
+
+A reference is an uploaded picture (`up_…`), one of a dataset (`img_…`), one that was drawn
+(`gen_…/0`), or a `data:` URL. Whichever it is, what a request freezes is an object and its hash.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+import tempfile
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.database import JsonObject, new_id
+from app.datasets.intake.staging import StagedFile
+from app.datasets.intake.verify import NotUsable, verify_image
+from app.datasets.models import Dataset
+from app.datasets.models import Image as DatasetImage
+from app.errors import FieldProblem, Invalid, NotFound
+from app.generations.models import GeneratedImage, InputImage
+from app.jobs.models import Job
+from app.settings import get_settings
+from app.storage import ObjectStore
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+_DRAWN = re.compile(r"(gen_\w+)/(\d{1,3})")
+
+
+class ImageUnusable(Invalid):
+    """A picture of a request that cannot be used."""
+
+    code = "image_unusable"
+    title = "The picture cannot be used"
+
+
+def add(session: Session, store: ObjectStore, account_id: str, path: Path, name: str) -> InputImage:
+    """Verify a picture and keep it: upright, without metadata, lossless; the bytes first.
+
+    Raises:
+        ImageUnusable: it is over a limit or does not decode.
+        StorageUnavailable: the bytes could not be stored; no row is written.
+    """
+    try:
+        verified = verify_image(StagedFile(name, path), get_settings())
+    except NotUsable as error:
+        detail = f"{name}: {error.reason}"
+        raise ImageUnusable(detail, [FieldProblem(f"/{name}", error.reason, error.code)]) from error
+    data = _packed(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"accounts/{account_id}/inputs/{sha256}.png"
+    store.put_bytes(key, data, "image/png")
+    image = InputImage(
+        id=new_id("up"),
+        account_id=account_id,
+        width=verified.width,
+        height=verified.height,
+        object_key=key,
+        sha256=sha256,
+        bytes=len(data),
+    )
+    session.add(image)
+    session.flush()
+    session.refresh(image)
+    return image
+
+
+def get(session: Session, account_id: str, image_id: str) -> InputImage:
+    """An uploaded picture of this account.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    image = session.scalar(
+        select(InputImage).where(InputImage.id == image_id, InputImage.account_id == account_id)
+    )
+    if image is None:
+        raise NotFound(f"No uploaded picture {image_id}")
+    return image
+
+
+def resolve(
+    session: Session, store: ObjectStore, account_id: str, name: str, reference: str
+) -> JsonObject:
+    """The object a reference stands for: `ref`, `object_key` and `sha256`.
+
+    Args:
+        name: the field it stands in, for errors.
+
+    Raises:
+        NotFound: the account has no such picture.
+        ImageUnusable: a `data:` URL that is no usable picture.
+        Invalid: it is no reference at all.
+    """
+    if reference.startswith("data:"):
+        image = _from_data_url(session, store, account_id, name, reference)
+        return _frozen(image.id, image.object_key, image.sha256)
+    if reference.startswith("up_"):
+        image = get(session, account_id, reference)
+        return _frozen(image.id, image.object_key, image.sha256)
+    if reference.startswith("img_"):
+        row = session.scalar(
+            select(DatasetImage)
+            .join(Dataset, Dataset.id == DatasetImage.dataset_id)
+            .where(DatasetImage.id == reference, Dataset.account_id == account_id)
+        )
+        if row is None:
+            raise NotFound(f"No image {reference}")
+        return _frozen(reference, row.object_key, row.sha256)
+    if match := _DRAWN.fullmatch(reference):
+        drawn = session.scalar(
+            select(GeneratedImage)
+            .join(Job, Job.id == GeneratedImage.generation_id)
+            .where(
+                GeneratedImage.generation_id == match[1],
+                GeneratedImage.index == int(match[2]),
+                Job.account_id == account_id,
+            )
+        )
+        if drawn is None:
+            raise NotFound(f"No picture {reference}")
+        return _frozen(reference, drawn.object_key, drawn.sha256)
+    detail = f"{name}: {reference[:60]!r} is none of up_…, img_…, gen_…/0 and data:image/…;base64,…"
+    raise Invalid(detail, [FieldProblem(f"/{name}", detail)])
+
+
+def _from_data_url(
+    session: Session, store: ObjectStore, account_id: str, name: str, url: str
+) -> InputImage:
+    head = _DATA_URL.match(url)
+    try:
+        if head is None:
+            raise ValueError("it must begin with data:image/…;base64,")
+        data = base64.b64decode(url[head.end() :], validate=True)
+    except (ValueError, binascii.Error) as error:
+        reason = f"not a data: URL of a picture: {error}"
+        raise ImageUnusable(f"{name}: {reason}", [FieldProblem(f"/{name}", reason)]) from error
+    with tempfile.TemporaryDirectory(prefix="lorawright-input-") as folder:
+        path = Path(folder, "picture")
+        path.write_bytes(data)
+        return add(session, store, account_id, path, name)
+
+
+def _packed(path: Path) -> bytes:
+    """The picture as PNG: upright, its pixels as they are, and nothing else of the file."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        plain = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    buffer = io.BytesIO()
+    Image.frombytes(plain.mode, plain.size, plain.tobytes()).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _frozen(reference: str, object_key: str, sha256: str) -> JsonObject:
+    return {"ref": reference, "object_key": object_key, "sha256": sha256}

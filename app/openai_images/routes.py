@@ -1,0 +1,61 @@
+"""`/v1/images/generations` and `/v1/models`, as OpenAI's clients call them."""
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.database import transaction
+from app.errors import ServiceUnavailable
+from app.jobs.wait import wait_until_ended
+from app.openai_images import service
+from app.openai_images.errors import OpenAIRoute
+from app.openai_images.schemas import ImagesRequest, ImagesResponse, ModelList
+from app.settings import get_settings
+from app.storage import get_store
+from app.web.dependencies import Credentials, GenerationsAccount, RequestId, SessionDep, account_for
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+routers = [router]
+
+
+class PictureLate(ServiceUnavailable):
+    """The pictures were not there in time."""
+
+    code = "picture_late"
+    title = "The pictures were not drawn in time"
+
+
+@router.post("/images/generations", response_model_exclude_none=True)
+async def generate_images(
+    body: ImagesRequest, credentials: Credentials, request: Request, request_id: RequestId
+) -> ImagesResponse:
+    """Draw pictures and wait for them; `model` is a base model or a LoRA."""
+
+    def submit() -> tuple[str, str]:
+        with transaction() as session:
+            account = account_for(session, credentials, "generations")
+            job_id = service.submit(session, get_store(), account.id, body, request_id)
+            return account.id, job_id
+
+    def read() -> ImagesResponse:
+        with transaction() as session:
+            return service.answer(session, get_store(), account_id, job_id, body)
+
+    def cancel() -> None:
+        with transaction() as session:
+            service.give_up(session, account_id, job_id)
+
+    account_id, job_id = await run_in_threadpool(submit)
+    seconds = get_settings().openai_wait_seconds
+    if not await wait_until_ended(job_id, seconds, request.is_disconnected):
+        await run_in_threadpool(cancel)
+        raise PictureLate(
+            f"{job_id} was not done within {seconds:g} s (LORAWRIGHT_OPENAI_WAIT_SECONDS) and is "
+            "canceled; POST /v1/generations does not wait"
+        )
+    return await run_in_threadpool(read)
+
+
+@router.get("/models")
+def list_models(account: GenerationsAccount, session: SessionDep) -> ModelList:
+    """Base models and the account's LoRAs."""
+    return service.list_models(session, account.id)
