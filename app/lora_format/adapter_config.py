@@ -17,6 +17,9 @@ _NAME = re.compile(r"^\^?[\w.]+$")
 # What float32 cannot hold, infinity and NaN are no numbers to scale by.
 _TOO_LARGE = 2.0**128
 
+# The values of a pattern by name, and their order.
+Pattern = dict[str, tuple[int, Any]]
+
 
 class AdapterConfig:
     """PEFT's configurations of a file's adapters, as far as they decide alphas."""
@@ -28,17 +31,10 @@ class AdapterConfig:
             LoraFileInvalid: an `alpha_pattern` is no object, or has a regular expression.
         """
         self._config = config
-        # The values of each network's pattern by name, and their order: the first that fits counts.
-        self._patterns: dict[str, dict[str, tuple[int, Any]]] = {}
-        for prefix in ("", *(f"{network}." for network in _NETWORKS)):
-            pattern = config.get(f"{prefix}alpha_pattern") or {}
-            if not isinstance(pattern, dict):
-                shown = reprlib.repr(pattern)
-                raise LoraFileInvalid(f"the metadata's alpha_pattern is {shown}, not an object")
-            names: dict[str, tuple[int, Any]] = {}
-            for order, (key, value) in enumerate(pattern.items()):
-                names.setdefault(_plain(key), (order, value))
-            self._patterns[prefix] = names
+        self._alphas = {
+            prefix: self._pattern(prefix, "alpha_pattern")
+            for prefix in ("", *(f"{network}." for network in _NETWORKS))
+        }
 
     def alpha(self, name: str, rank: int) -> float:
         """The alpha of a module, such that alpha / rank is its scale.
@@ -53,17 +49,12 @@ class AdapterConfig:
         Raises:
             LoraFileInvalid: it is no finite number.
         """
-        plain = name.removeprefix("base_model.model.")
-        network, _, path = plain.partition(".")
-        # The configuration of one network alone has no prefix.
-        prefix, path = (f"{network}.", path) if network in _NETWORKS else ("", plain)
+        prefix, path = _split(name)
         # PEFT's LoHa and LoKr call it alpha.
         alpha = self._config.get(f"{prefix}lora_alpha") or self._config.get(f"{prefix}alpha")
-        fitting = [
-            self._patterns[prefix][end] for end in _ends(path) if end in self._patterns[prefix]
-        ]
-        if fitting:
-            alpha = min(fitting, key=lambda found: found[0])[1]
+        own = _first(self._alphas[prefix], path)
+        if own is not None:
+            alpha = own
         elif not alpha:
             alpha = rank
         if type(alpha) not in (int, float) or not abs(alpha) < _TOO_LARGE:
@@ -71,6 +62,35 @@ class AdapterConfig:
             raise LoraFileInvalid(f"{name}: the metadata's alpha is {shown}, not a number")
         stabilised = bool(self._config.get(f"{prefix}use_rslora"))
         return float(alpha) * (math.sqrt(rank) if stabilised else 1.0)
+
+    def whole_scale(self, name: str) -> float:
+        """The scale of a LoKr of two whole factors, which do not tell the rank.
+
+        PEFT scales it by alpha / r like any other; without a configuration the scale is 1.
+
+        Raises:
+            LoraFileInvalid: `r` is no positive number, or see `alpha`.
+        """
+        prefix, path = _split(name)
+        rank = self._config.get(f"{prefix}r")
+        own = _first(self._pattern(prefix, "rank_pattern"), path)
+        rank = own if own is not None else rank
+        if rank is None:
+            return 1.0
+        if type(rank) is not int or not 0 < rank < _TOO_LARGE:
+            shown = reprlib.repr(rank)
+            raise LoraFileInvalid(f"{name}: the metadata's rank is {shown}, not a positive number")
+        return self.alpha(name, rank) / rank
+
+    def _pattern(self, prefix: str, key: str) -> Pattern:
+        pattern = self._config.get(f"{prefix}{key}") or {}
+        if not isinstance(pattern, dict):
+            shown = reprlib.repr(pattern)
+            raise LoraFileInvalid(f"the metadata's {key} is {shown}, not an object")
+        names: Pattern = {}
+        for order, (name, value) in enumerate(pattern.items()):
+            names.setdefault(_plain(name, key), (order, value))
+        return names
 
 
 def adapter_config(metadata: Mapping[str, str]) -> AdapterConfig:
@@ -86,13 +106,27 @@ def adapter_config(metadata: Mapping[str, str]) -> AdapterConfig:
     return AdapterConfig(config if isinstance(config, dict) else {})
 
 
-def _plain(key: str) -> str:
+def _split(name: str) -> tuple[str, str]:
+    """The prefix of a module's configuration, and its path there."""
+    plain = name.removeprefix("base_model.model.")
+    network, _, path = plain.partition(".")
+    # The configuration of one network alone has no prefix.
+    return (f"{network}.", path) if network in _NETWORKS else ("", plain)
+
+
+def _first(pattern: Pattern, path: str) -> Any:
+    """The value of the first name that fits; None when none does."""
+    fitting = [pattern[end] for end in _ends(path) if end in pattern]
+    return min(fitting, key=lambda found: found[0])[1] if fitting else None
+
+
+def _plain(key: str, pattern: str) -> str:
     """A pattern's key without its escapes; `^` at its start means the whole path."""
     plain = key.replace(r"\.", ".")
     # PEFT runs it as a regular expression; one from a stranger's file is not run.
     if not _NAME.match(plain):
         raise LoraFileInvalid(
-            f"the metadata's alpha_pattern has {reprlib.repr(key)}, a regular expression; names "
+            f"the metadata's {pattern} has {reprlib.repr(key)}, a regular expression; names "
             f"are read"
         )
     return plain

@@ -24,7 +24,7 @@ from app.settings import REPOSITORY, get_settings
 from app.storage import get_store
 from tests.worker.random_modules import KINDS, Maker
 from worker.handlers import lora_tools
-from worker.handlers.context import JobContext
+from worker.handlers.context import JobContext, Stopped
 from worker.lease import Lease
 from worker.ml.lora_files.modules import Lora, change
 from worker.ml.lora_files.tools.files import compare, read_whole
@@ -317,6 +317,33 @@ def test_a_resized_dora_keeps_its_magnitudes(upload, tool, stored):
         weight = torch.ones(EMOJI.weights[path])
         wanted = change(module, weight)
         assert float((change(found.modules[path], weight) - wanted).norm()) < 1e-4
+
+
+def test_a_canceled_tool_stops_between_modules(client, upload):
+    upload("lora", 12, name="ink")
+    request = {"operation": "resize", "lora": "ink", "rank": 1}
+    job = client.post("/v1/lora-tools", json=request).json()
+    with transaction() as session:
+        claim = lifecycle.claim(session, "ingest", "test")
+    folder = Path("canceled").resolve()
+    folder.mkdir()
+    with Lease(claim) as lease:
+        context = JobContext(claim, lease, folder)
+        checks = []
+
+        def checked() -> None:
+            checks.append(1)
+            if len(checks) == 5:
+                client.post(f"/v1/lora-tools/{job['id']}/cancel")
+                while not lease.should_stop():
+                    pass
+            JobContext.check(context)
+
+        context.check = checked
+        with pytest.raises(Stopped):
+            lora_tools.run(context)
+    # One check for the input, then one a module.
+    assert len(checks) == 5
 
 
 def _publish(claim, publish):

@@ -44,7 +44,11 @@ def build(name: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Adap
         }
         return LohaModule(**factors, alpha=alpha, dora_scale=scale)
     if shape.kind == "lokr":
-        return LokrModule(**_factors("lokr_", parts), alpha=alpha, dora_scale=scale)
+        factors = _factors("lokr_", parts)
+        if "w1" in factors and "w2" in factors and "alpha" not in parts:
+            whole = config.whole_scale(name)
+            factors["w1"] = factors["w1"] if whole == 1 else factors["w1"].float() * whole
+        return LokrModule(**factors, alpha=alpha, dora_scale=scale)
     return LoraModule(parts["down"], parts["up"], alpha, scale, parts.get("mid"))
 
 

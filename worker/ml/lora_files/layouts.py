@@ -19,11 +19,12 @@ from app.lora_format.adapter_config import METADATA_KEY
 from app.lora_format.errors import LoraLayoutUnsupported
 from app.lora_format.names import UnetShape, kohya_prefix
 from worker.ml.lora_files.modules import AdapterModule, LohaModule, LokrModule, Lora, LoraModule
+from worker.ml.lora_files.peft_lokr import settings_for
 
 WrittenLayout = Literal["kohya", "diffusers", "peft"]
 
 _KIND_NAMES: dict[type[AdapterModule], str] = {LohaModule: "LoHa", LokrModule: "LoKr"}
-_EXCEPT = {"peft": ", but for LoHa in every module and without magnitudes"}
+_EXCEPT = {"peft": ", but in every module and without magnitudes"}
 _ENCODER_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
@@ -70,11 +71,12 @@ def diffusers_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor]
 
 
 def peft_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """LoRA, LoCon, DoRA or LoHa of a UNet as PEFT saves them, and its `adapter_config.json`.
+    """LoRA, LoCon, DoRA, LoHa or LoKr of a UNet as PEFT saves them, and its `adapter_config.json`.
 
     Raises:
-        LoraLayoutUnsupported: as for diffusers, but for LoHa; several kinds at once; or the LoRA
-            changes a text encoder too, as PEFT keeps one network's adapter in a file.
+        LoraLayoutUnsupported: as for diffusers, but for LoHa and LoKr; several kinds at once; a
+            LoKr of shapes that none of PEFT's settings gives; or the LoRA changes a text encoder
+            too, as PEFT keeps one network's adapter in a file.
     """
     _refuse_embeddings(lora, "peft")
     others = sorted({path.partition(".")[0] for path in lora.modules} - {"unet"})
@@ -99,10 +101,32 @@ def peft_tensors(lora: Lora, dtype: torch.dtype) -> tuple[dict[str, Tensor], dic
             "use_effective_conv2d": any(module.t1 is not None for module in loha.values()),
             **_ranks("alpha", loha),
         }
+    lokr = {
+        path.removeprefix("unet."): module
+        for path, module in sorted(lora.modules.items())
+        if isinstance(module, LokrModule) and module.dora_scale is None
+    }
+    if lokr and len(lokr) == len(lora.modules):
+        return _lokr(lokr, dtype)
     modules = _modules_of(lora, "unet", "peft")
     for name, pair in modules.items():
         tensors |= _pair(f"base_model.model.{name}", pair, dtype)
     return tensors, {"peft_type": "LORA", "bias": "none", **_config(modules)}
+
+
+def _lokr(
+    modules: Mapping[str, LokrModule], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    settings = settings_for(modules)
+    tensors: dict[str, Tensor] = {}
+    for path, module in modules.items():
+        for ending, tensor in module.tensors().items():
+            # The scale goes into the first factor, and PEFT's own is alpha / r = 1.
+            scale = module.scale if ending in ("lokr_w1", "lokr_w1_a") else 1.0
+            scaled = (tensor.float() * scale).to(dtype).contiguous()
+            tensors[f"base_model.model.{path}.{ending}"] = scaled
+    ranks = _ranks_by_path("alpha", settings.ranks)
+    return tensors, {"peft_type": "LOKR", **settings.config(), **ranks}
 
 
 def _modules_of(lora: Lora, network: str, layout: WrittenLayout) -> dict[str, LoraModule]:
@@ -172,9 +196,13 @@ def _config(modules: Mapping[str, LoraModule]) -> dict[str, Any]:
 
 
 def _ranks(alpha: str, modules: Mapping[str, AdapterModule]) -> dict[str, Any]:
+    return _ranks_by_path(alpha, {path: module.rank for path, module in modules.items()})
+
+
+def _ranks_by_path(alpha: str, by_path: Mapping[str, int]) -> dict[str, Any]:
     """Which modules, and their ranks; alpha equals the rank in each."""
     # CLIPTextModel has lost its `text_model.` in newer transformers; PEFT matches ends of names.
-    ranks = {path.removeprefix("text_model."): module.rank for path, module in modules.items()}
+    ranks = {path.removeprefix("text_model."): rank for path, rank in by_path.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: own for path, own in ranks.items() if own != rank}
     return {

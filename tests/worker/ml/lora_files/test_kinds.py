@@ -49,8 +49,9 @@ def peft_configs():
         "LoKr, Tucker": LoKrConfig(
             **(other | {"r": 1, "target_modules": ["conv"]}), use_effective_conv2d=True
         ),
-        # Of two whole factors PEFT's scale is alpha / r, LyCORIS' is 1.
         "LoKr, both whole": LoKrConfig(**(other | {"r": 32, "alpha": 32})),
+        # Of two whole factors PEFT's scale is alpha / r, LyCORIS' is 1.
+        "LoKr, both whole and scaled": LoKrConfig(**(other | {"r": 32, "alpha": 12}), **own),
         "LoKr, factor 4": LoKrConfig(**(other | {"r": 2}), decompose_factor=4),
     }
 
@@ -76,7 +77,9 @@ def test_the_change_is_what_peft_merges_into_the_weight(kind, tmp_path):
     # Through a file: that is how they come.
     tensors = {name: value.clone() for name, value in get_peft_model_state_dict(network).items()}
     save_file(tensors, tmp_path / "a.safetensors")
-    written = {name: value for name, value in config.to_dict().items() if "pattern" in name}
+    written = {
+        name: value for name, value in config.to_dict().items() if "pattern" in name or name == "r"
+    }
     written["lora_alpha"] = getattr(config, "lora_alpha", None) or config.alpha
     written["use_rslora"] = getattr(config, "use_rslora", False)
 

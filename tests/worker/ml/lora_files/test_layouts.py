@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from app.lora_format.check import describe
@@ -23,6 +23,7 @@ from worker.ml.lora_files.modules import (
     LoraModule,
     change,
 )
+from worker.ml.lora_files.peft_lokr import factorization
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import adaptable_modules, index_of
 from worker.ml.lora_files.write import write_lora
@@ -170,6 +171,64 @@ def test_peft_loads_the_same_change(kind, weights, index, shape, tmp_path):
         assert float((merged[name] - wanted).norm() / wanted.norm()) < 1e-5, name
 
 
+LOKR = {
+    "low-rank": {"r": 2, "decompose_factor": -1},
+    "of a factor": {"r": 2, "decompose_factor": 8},
+    "both low-rank": {"r": 1, "decompose_factor": -1, "decompose_both": True},
+    "whole": {"r": 300, "decompose_factor": 4},
+    "Tucker": {"r": 2, "decompose_factor": -1, "use_effective_conv2d": True},
+    "of many ranks": {"r": 2, "decompose_factor": 4, "rank_pattern": {"conv1": 5, "to_k": 64}},
+}
+
+
+@pytest.mark.parametrize("case", LOKR)
+def test_peft_loads_a_lokr_as_lycoris_shapes_it(case, weights, index, shape, tmp_path):
+    """The shapes are made by PEFT, which chooses them as LyCORIS does; the values are random."""
+    from peft import LoKrConfig, PeftModel, inject_adapter_in_model
+    from peft.utils import get_peft_model_state_dict
+
+    targets = ["attn2.to_k", "ff.net.0.proj", "resnets.0.conv1", "conv_shortcut"]
+    unet = load_base_model(str(EMOJI), None, choose_policy("cpu"), ["unet"]).unet
+    config = LoKrConfig(alpha=3, target_modules=targets, init_weights=False, **LOKR[case])
+    inject_adapter_in_model(config, unet)
+    draw = Maker().draw
+    tensors = {
+        f"unet.{name}": draw(*value.shape)
+        for name, value in get_peft_model_state_dict(unet).items()
+    }
+    parts = {name.rsplit(".", 1)[0] for name in tensors}
+    alphas = {f"{name}.alpha": torch.tensor(0.75) for name in parts}
+    lora = Lora(dict(_read_back(tensors | alphas, index, tmp_path).modules))
+    assert len(lora.modules) > 12
+
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    write_lora(folder / "adapter_model.safetensors", lora, shape, {}, torch.float32, "peft")
+    found, unmatched = read_lora(folder / "adapter_model.safetensors", index)
+    assert unmatched == ()
+    assert_same_change(found, lora, weights)
+    fresh = load_base_model(str(EMOJI), None, choose_policy("cpu"), ["unet"]).unet
+    PeftModel.from_pretrained(fresh, str(folder))
+    merged = merged_changes({"unet": fresh}, weights)
+    assert merged.keys() == lora.modules.keys()
+    for name, module in lora.modules.items():
+        wanted = change(module, weights[name])
+        assert float((merged[name] - wanted).norm() / wanted.norm()) < 1e-5, name
+
+
+def _read_back(tensors, index, folder) -> Lora:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "l.st")
+    return read_lora(folder / "l.st", index)[0]
+
+
+@pytest.mark.parametrize("factor", [-1, 4, 8, 13])
+def test_sizes_are_parted_as_peft_parts_them(factor):
+    from peft.tuners.lokr.layer import factorization as of_peft
+
+    for size in (1, 4, 64, 96, 127, 128, 320, 640, 768, 1280, 2048, 2816, 5120):
+        assert factorization(size, factor) == of_peft(size, factor), size
+
+
 def test_token_vectors_come_back_with_their_word(weights, index, shape, tmp_path):
     vectors = {"text_encoder": torch.randn(3, 128), "text_encoder_2": torch.randn(3, 128)}
     lora = Lora(make(weights, "lora").modules, {}, vectors, "<emo.ji>")
@@ -227,7 +286,19 @@ REFUSED = {
     "LoKr in PEFT": (
         "peft",
         lambda w: Lora({k: v for k, v in make(w, "lokr").modules.items() if k.startswith("unet.")}),
-        "LoKr is not written",
+        "no one setting of PEFT's",
+    ),
+    "LoKr beside LoHa in PEFT": (
+        "peft",
+        lambda w: Lora(
+            {
+                k: m
+                for n, kind in enumerate(("lokr", "loha"))
+                for k, m in list(make(w, kind, UNET_PARTS).modules.items())[n::2]
+                if k.startswith("unet.")
+            }
+        ),
+        "is not written in the peft layout, but in every module",
     ),
     "vectors without a word": (
         "kohya",
