@@ -48,6 +48,10 @@ class BaseModelEntry(Entry):
 
     # LoRAs fit every base of the same architecture, and no other.
     architecture: str
+    # What the UNet foretells, and whether its last timestep is pure noise; unset: as the base's
+    # own scheduler configuration, or the marks of a single file, say.
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool | None = None
     native_resolution: int = Field(ge=32, le=4096)
     # Pixels per latent, each way: 8 for SDXL's VAE.
     vae_scale_factor: int = Field(default=8, ge=1, le=64)

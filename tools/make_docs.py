@@ -15,6 +15,7 @@ import typer.main
 from pydantic.fields import FieldInfo
 
 from app.cli.main import app as command_line
+from app.generations.schedulers import SCHEDULERS
 from app.main import create_app
 from app.settings import REPOSITORY, Settings
 
@@ -64,14 +65,62 @@ error of the API shows its status and its code, which [errors.md](errors.md) exp
 
 This page is written by `python -m tools.make_docs` from `app/cli/`."""
 
+SCHEDULERS_HEAD = """\
+# Schedulers
+
+A scheduler decides at which noise levels the UNet is asked, and what becomes of its answer. A
+generation names one in `scheduler`; the catalog names each base model's own, for requests that
+name none. Betas and what the UNet foretells always come from the base model.
+
+Those that are not random come ever closer to one picture as `steps` grow. The random ones add noise
+on the way: the same seed gives the same picture again, but another number of steps gives another
+one. Two calls of the UNet a step cost twice the time for the same `steps`.
+
+`_karras` and `_exponential` lay the steps out by noise level rather than by time, `_trailing`
+counts them from the noisy end, which web UIs call SGM Uniform. A base model of zero terminal SNR
+(most v-prediction models) begins at pure noise, which not every scheduler can; asking for one of
+those answers 422 with the names of the others.
+
+| `scheduler` | elsewhere | UNet calls a step | random | from pure noise | most steps | |
+|---|---|---|---|---|---|---|"""
+
+SCHEDULERS_FOOT = """\
+
+What web UIs have and this list has not:
+
+* *Beta* and other layouts of steps that need scipy, which the workers do without. (LMS needs it in
+  diffusers; here its coefficients, integrals of polynomials, are exact.)
+* *DPM++ SDE* is diffusers' single-step solver with noise; the variant with a Brownian tree needs
+  torchsde, and draws its noise on the device, so that a picture would depend on the machine.
+* EDM's schedulers are for models trained with EDM's own scaling, IPNDM's for other noise schedules;
+  with an SDXL they would draw noise.
+* *CFG++* variants, *Restart* and the like are not in diffusers.
+
+This page is written by `python -m tools.make_docs` from `app/generations/schedulers.py`."""
+
 
 def pages() -> dict[Path, str]:
     """Each generated file and its content."""
     return {
         DOCS / "settings.md": settings_page(),
         DOCS / "cli.md": cli_page(),
+        DOCS / "schedulers.md": schedulers_page(),
         DOCS / "openapi.json": openapi_document(),
     }
+
+
+def schedulers_page() -> str:
+    """Every scheduler and what is known of it."""
+    lines = [SCHEDULERS_HEAD]
+    for name, scheduler in SCHEDULERS.items():
+        cells = (
+            str(scheduler.calls),
+            "yes" if scheduler.random else "",
+            "yes" if scheduler.pure_noise else "no",
+            "" if scheduler.max_steps is None else str(scheduler.max_steps),
+        )
+        lines.append(_row([f"`{name}`", scheduler.called, *cells, scheduler.note]))
+    return "\n".join([*lines, SCHEDULERS_FOOT]) + "\n"
 
 
 def openapi_document() -> str:

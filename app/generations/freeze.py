@@ -10,7 +10,7 @@ from app.catalog import BaseModelEntry, load_catalog
 from app.database import JsonObject
 from app.errors import FieldProblem, Invalid, LoraIncompatible, NotFound, TooManyLoras
 from app.generations import inputs, prompt_tags
-from app.generations.schedulers import SCHEDULERS
+from app.generations.schedulers import why_not
 from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse, LoraWeights
 from app.jobs.models import Job
 from app.loras import service as loras
@@ -167,8 +167,11 @@ def _check_distinct(resolved: list[JsonObject]) -> None:
 def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) -> JsonObject:
     defaults = base_model.generation
     scheduler = request.scheduler or defaults.scheduler
-    if scheduler not in SCHEDULERS:
-        raise _invalid("/scheduler", f"{scheduler!r}; there are {', '.join(SCHEDULERS)}")
+    steps = request.steps or defaults.steps
+    most_steps = max(steps, (request.hires and request.hires.steps) or 0)
+    unfit = why_not(scheduler, steps=most_steps, pure_noise=base_model.zero_terminal_snr or False)
+    if unfit is not None:
+        raise _invalid("/scheduler", unfit)
     seed = request.seed if request.seed is not None else secrets.randbelow(DRAWN_SEEDS)
     if seed + request.num_images - 1 > MAX_SEED:
         raise _invalid("/seed", f"image {request.num_images} would use a seed over {MAX_SEED}")
@@ -177,7 +180,7 @@ def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) 
         "negative_prompt": request.negative_prompt,
         "width": _side("/width", request.width, base_model),
         "height": _side("/height", request.height, base_model),
-        "steps": request.steps or defaults.steps,
+        "steps": steps,
         "guidance_scale": (
             defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
         ),

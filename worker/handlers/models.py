@@ -85,6 +85,8 @@ def base_model_spec(entry: BaseModelEntry) -> BaseModelSpec:
         id=entry.id,
         location=entry.location(get_settings().catalog_path),
         revision=entry.revision,
+        prediction_type=entry.prediction_type,
+        zero_terminal_snr=entry.zero_terminal_snr,
         architecture=entry.architecture,
         vae_scale_factor=entry.vae_scale_factor,
     )

@@ -98,6 +98,7 @@ def test_a_name_that_two_loras_have_is_refused(client):
         ({"width": 65}, "/width"),
         ({"height": 4096}, "/height"),
         ({"scheduler": "magic"}, "/scheduler"),
+        ({"scheduler": "lcm", "steps": 51}, "/scheduler"),
         ({"base_model": "sd-9"}, "/base_model"),
         ({"num_images": 9}, "/num_images"),
         ({"prompt": "x" * 4001}, "/prompt"),

@@ -13,6 +13,12 @@ class SchedulerUnknown(InferenceError):
     code = "scheduler_unknown"
 
 
+class SchedulerUnsupported(InferenceError):
+    """The scheduler cannot do what this base model or this many steps ask of it."""
+
+    code = "scheduler_unsupported"
+
+
 class PromptInvalid(InferenceError):
     """A weight in the prompt cannot be used."""
 

@@ -66,7 +66,8 @@ def prepare(handle: PipelineHandle, number: int, spec: GenerationSpec) -> Prepar
     Raises:
         InferenceError: the spec, a LoRA or a picture is unusable; `code` says how.
     """
-    make_scheduler(spec.scheduler, handle.base.scheduler_config)
+    most_steps = max(spec.steps, (spec.hires and spec.hires.steps) or 0)
+    make_scheduler(spec.scheduler, handle.base.scheduler_config, steps=most_steps)
     if spec.init_image is not None and int(spec.steps * spec.strength) < 1:
         raise StrengthTooLow(
             f"strength {spec.strength:g} of {spec.steps} steps is below one step; raise either"
