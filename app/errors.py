@@ -12,13 +12,17 @@ LorawrightError
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
 │       ├── TooManyLoras          more LoRAs than can be applied together
-│       └── LoraIncompatible      a LoRA made for another architecture
+│       ├── LoraIncompatible      a LoRA made for another architecture
+│       ├── LoraFileRefused       an uploaded LoRA file that cannot be used; its code says why
+│       └── ConversionFailed      a LoRA that cannot be had in a layout; its code says why
 ├── ServiceUnavailable            a server we need is away; try again
 │   ├── StorageUnavailable
-│   └── DatabaseUnavailable
+│   ├── DatabaseUnavailable
+│   └── ConversionPending         a file that is still being made
 └── JobError                      a running job ends as failed with this code
     ├── JobInputMissing
     ├── TrainingFailed
+    ├── LoraToolFailed
     └── LeaseLost                 not a failure: another worker has the job now
 """
 
@@ -107,6 +111,27 @@ class LoraIncompatible(Invalid):
     title = "The LoRA does not fit the base model"
 
 
+class LoraFileRefused(Invalid):
+    code = "lora_file_invalid"
+    title = "The LoRA file is refused"
+
+    def __init__(self, detail: str, code: str = "lora_file_invalid") -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class ConversionFailed(Invalid):
+    code = "lora_layout_unsupported"
+    title = "The LoRA cannot be had in this layout"
+
+    def __init__(
+        self, detail: str, code: str = "lora_layout_unsupported", *, retryable: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.retryable = retryable
+
+
 class ServiceUnavailable(LorawrightError):
     code = "service_unavailable"
     title = "A server is away"
@@ -123,6 +148,11 @@ class DatabaseUnavailable(ServiceUnavailable):
     title = "The database is away"
 
 
+class ConversionPending(ServiceUnavailable):
+    code = "lora_conversion_pending"
+    title = "The file is being made"
+
+
 class JobError(LorawrightError):
     code = "job_failed"
     title = "The job failed"
@@ -136,6 +166,16 @@ class JobInputMissing(JobError):
 class TrainingFailed(JobError):
     code = "training_failed"
     title = "The training failed"
+
+    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.retryable = retryable
+
+
+class LoraToolFailed(JobError):
+    code = "lora_tool_failed"
+    title = "The LoRA tool failed"
 
     def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
         super().__init__(detail)

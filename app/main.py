@@ -7,11 +7,13 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
 from app.generations import routes as generations
 from app.jobs import routes as jobs
 from app.logs import configure_logs
 from app.loras import routes as loras
+from app.loras import tool_routes as lora_tools
 from app.openai_images import routes as openai_images
 from app.settings import get_settings
 from app.trainings import routes as trainings
@@ -42,7 +44,16 @@ def create_app() -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestContext)
-    for module in (datasets, trainings, loras, generations, openai_images, jobs):
+    for module in (
+        datasets,
+        trainings,
+        loras,
+        lora_tools,
+        generations,
+        comparisons,
+        openai_images,
+        jobs,
+    ):
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     max_images_per_dataset: int = Field(
         default=5000, ge=1, description="Most pictures in one dataset."
     )
+    max_lora_bytes: int = Field(
+        default=2 * GIB, ge=MIB, description="Largest LoRA file uploaded or inspected; more is 413."
+    )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
 
     # --- requests --------------------------------------------------------------------------
@@ -116,6 +119,9 @@ class Settings(BaseSettings):
     )
     max_images_per_generation: int = Field(
         default=8, ge=1, le=8, description="Most pictures of one generation request."
+    )
+    max_comparison_images: int = Field(
+        default=100, ge=1, le=1000, description="Most pictures of one comparison."
     )
     max_prompt_chars: int = Field(
         # A JPEG has room for so much beside the rest of its receipt.
@@ -126,6 +132,14 @@ class Settings(BaseSettings):
     )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."
+    )
+
+    lora_conversion_wait_seconds: float = Field(
+        default=20,
+        ge=0,
+        le=60,
+        description="How long a download of another layout waits for its conversion; then it "
+        "answers 503, to be asked again.",
     )
 
     # --- jobs ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every table at once, for whoever needs the whole schema: migrations, and workers' joins."""
 
 from app.accounts import models as accounts
+from app.comparisons import models as comparisons
 from app.database import Base
 from app.datasets import models as datasets
 from app.generations import models as generations
@@ -10,4 +11,13 @@ from app.trainings import models as trainings
 
 metadata = Base.metadata
 
-__all__ = ["accounts", "datasets", "generations", "jobs", "loras", "metadata", "trainings"]
+__all__ = [
+    "accounts",
+    "comparisons",
+    "datasets",
+    "generations",
+    "jobs",
+    "loras",
+    "metadata",
+    "trainings",
+]

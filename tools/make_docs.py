@@ -46,8 +46,8 @@ CLI_HEAD = """\
 # The command line
 
 `lorawright` is installed with the package; after `make demo`, `make up` or `make test` it is in
-`.venv/bin`. `train`, `generate` and `jobs` use the REST API alone, so they work against any
-server:
+`.venv/bin`. `train`, `generate`, `jobs` and `lora` use the REST API alone, so they work against
+any server; `lora inspect` needs none:
 
 ```sh
 export LORAWRIGHT_URL=https://loras.example.com LORAWRIGHT_API_KEY=lw_live_…
@@ -189,7 +189,9 @@ def _option_default(parameter: Any) -> str:
     if value is None or value == "":
         return ""
     if isinstance(value, bool):
-        return f"`{(parameter.opts if value else parameter.secondary_opts)[0]}`"
+        # A flag that is off and has no word for it says nothing.
+        words = parameter.opts if value else parameter.secondary_opts
+        return f"`{words[0]}`" if words else ""
     return f"`{value}`"
 
 

@@ -22,7 +22,7 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
 from app.settings import get_settings
-from worker.handlers import captioning, generation, ingest, training
+from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
 from worker.workspace import workspace
@@ -38,6 +38,8 @@ HANDLERS: Mapping[JobKind, Handler] = {
     "ingest": ingest.run,
     "captioning": captioning.run,
     "training": training.run,
+    "comparison": comparison.run,
+    "lora_tool": lora_tools.run,
 }
 # Those whose jobs can be claimed together.
 GROUP_HANDLERS: Mapping[JobKind, GroupHandler] = {"generation": generation.run}

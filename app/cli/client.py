@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ ENDED = frozenset({"succeeded", "failed", "canceled"})
 POLL_SECONDS = 0.5
 # A stream that stays silent for so long is given up and opened again.
 SILENCE_SECONDS = 60.0
+# How long the server may take to check and store a file it has received.
+CHECKED_SECONDS = 600.0
 # How often a request is tried whose connection broke, or that was answered "try again".
 ATTEMPTS = 5
 # Errors after which a request surely has not arrived.
@@ -94,6 +96,22 @@ class Client:
 
         return self._send(send, again=NOT_SENT)
 
+    def upload_one(self, path: str, file: Path, fields: Mapping[str, str]) -> Json:
+        """Send one file as the part `file` of a form, and the form's other fields."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+
+        def send() -> httpx.Response:
+            with file.open("rb") as handle:
+                return self._http.post(
+                    f"/v1{path}",
+                    files={"file": (file.name, handle)},
+                    data=dict(fields),
+                    headers=headers,
+                    timeout=httpx.Timeout(60, connect=5, read=CHECKED_SECONDS),
+                )
+
+        return self._send(send, again=NOT_SENT)
+
     def every(self, path: str, **params: str | int) -> Iterator[Json]:
         """Every item of a list, newest first, a page at a time."""
         after: dict[str, str | int] = {}
@@ -105,7 +123,20 @@ class Client:
             after = {"after": page["next"]}
 
     def download(self, address: str, target: Path) -> None:
-        """Save what a path of this server, or any http address, answers; `target` appears whole."""
+        """Save what a path of this server, or any http address, answers; `target` appears whole.
+
+        A file that is still being made is asked for again.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._save(address, target)
+                return
+            except ApiError as error:
+                if error.status != 503 or attempt == ATTEMPTS:
+                    raise
+            time.sleep(RETRY_SECONDS * 2**attempt)
+
+    def _save(self, address: str, target: Path) -> None:
         partial = target.with_name(target.name + ".part")
         try:
             with self._open(address) as response, partial.open("wb") as file:

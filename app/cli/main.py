@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.commands import demo, generate, jobs, key, migrate, train, up
+from app.cli.commands import demo, generate, jobs, key, lora, migrate, train, up
 from app.cli.errors import CommandError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(train.train)
 app.command()(generate.generate)
 app.command()(jobs.jobs)
 app.command()(migrate.migrate)
+app.add_typer(lora.app, name="lora")
 app.add_typer(key.app, name="key")
 
 

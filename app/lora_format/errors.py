@@ -12,13 +12,13 @@ class LoraFileInvalid(LoraFileError):
 
 
 class LoraKeysUnknown(LoraFileError):
-    """No tensor has a name of a layout that is read."""
+    """Names that are of no layout, or of no module of the base model."""
 
     code = "lora_keys_unknown"
 
 
 class LoraPairMismatch(LoraFileError):
-    """The two matrices of a module do not fit each other."""
+    """The matrices of a module fit neither each other nor the base model's weight."""
 
     code = "lora_shape_mismatch"
 
@@ -27,6 +27,12 @@ class LoraNotFinite(LoraFileError):
     """A tensor holds NaN or infinity."""
 
     code = "lora_not_finite"
+
+
+class LoraIncompatible(LoraFileError):
+    """Made for a model of another family."""
+
+    code = "lora_incompatible"
 
 
 class LoraVariantUnsupported(LoraFileError):

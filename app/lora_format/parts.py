@@ -5,7 +5,10 @@ Layouts told apart by that ending:
   `.hada_w1_a`, `.lokr_w1`, `.dora_scale`, `.alpha`;
 * PEFT and diffusers: `… .lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector`, adapter name
   in between or not;
-* older diffusers: `… .lora.down.weight`, `.lora.up.weight`, `_lora.down.weight`.
+* older diffusers: `… .lora.down.weight`, `.lora.up.weight`, `_lora.down.weight`, and of text
+  encoders `.lora_linear_layer.down.weight`;
+* other: any of these endings after names of SDXL's original code with its dots, as ComfyUI and
+  OneTrainer write them: `diffusion_model.input_blocks.4.1. …`, `clip_l. …`.
 """
 
 import re
@@ -15,12 +18,12 @@ from typing import Literal
 
 from app.lora_format.errors import LoraVariantUnsupported
 
-Layout = Literal["kohya", "diffusers", "peft"]
+Layout = Literal["kohya", "diffusers", "peft", "other"]
 
 # Parts keep LyCORIS' names where they have one.
 _PARTS = {
-    "down": r"(\.lora_down|[._]lora\.down|\.lora_A(\.\w+)?)\.weight",
-    "up": r"(\.lora_up|[._]lora\.up|\.lora_B(\.\w+)?)\.weight",
+    "down": r"(\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|\.lora_A(\.\w+)?)\.weight",
+    "up": r"(\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|\.lora_B(\.\w+)?)\.weight",
     "mid": r"\.lora_mid\.weight",
     "alpha": r"\.alpha",
     "dora_scale": r"\.dora_scale",
@@ -36,6 +39,10 @@ _PARTS = {
     },
 }
 _ENDINGS = {part: re.compile(rf"^(.+?)({ending})$") for part, ending in _PARTS.items()}
+_ORIGINAL = re.compile(
+    r"^(diffusion_model\.|text_encoders\.|clip_[lg]\."
+    r"|(unet\.)?(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\.)"
+)
 _EMBEDDING = re.compile(r"^bundle_emb\.(.+)\.(clip_l|clip_g)$")
 _ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
@@ -45,6 +52,7 @@ _UNSUPPORTED = {
     "IA3": re.compile(r"\.(on_input|ia3_l(\.\w+)?)$"),
     "GLoRA": re.compile(r"^lora_.+\.(a1|a2|b1|b2|bm1|bm2)\.weight$"),
     "a full difference": re.compile(r"\.(diff|diff_b|set_weight|w_norm|b_norm)$"),
+    "DoRA as ai-toolkit writes it, which does not say its scale": re.compile(r"\.magnitude$"),
     "LoRA with a bias": re.compile(r"\.(lora_B(\.\w+)?\.bias|bias_(indices|values|size))$"),
     "LoRA of an embedding": re.compile(r"\.lora_embedding_[AB](\.\w+)?$"),
     "LoHa or LoKr of an unknown form": re.compile(r"\.(hada|lokr)_\w+(\.\w+)?$"),
@@ -104,8 +112,10 @@ def refuse_unsupported(names: Iterable[str]) -> None:
 
 
 def _layout(module: str, ending: str) -> Layout:
-    if module.startswith("lora_"):
+    if module.startswith(("lora_", "lycoris_")):
         return "kohya"
+    if _ORIGINAL.match(module):
+        return "other"
     # `.lora_A.weight` is diffusers', `.lora_A.default.weight` PEFT's.
     named = ending.startswith((".lora_A.", ".lora_B.")) and ending.count(".") > 2
     return "peft" if named or module.startswith("base_model.") else "diffusers"

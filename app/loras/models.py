@@ -34,11 +34,11 @@ class Lora(CreatedAt, Base):
     object_key: Mapped[str] = mapped_column(String(300))
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
-    # Of the stored file: kohya, diffusers or peft.
+    # Of the stored file: kohya, diffusers, peft or other.
     layout: Mapped[str] = mapped_column(String(10), default="kohya")
     # The file's own, `ss_*` and `modelspec.*`.
     file_metadata: Mapped[JsonObject]
-    # What the check of the file found: kinds, ranks, modules, keys that matched; see `LoraReport`.
+    # What the check of the file found, see `LoraFileReport`; empty of one that a training made.
     report: Mapped[JsonObject] = mapped_column(default=dict)
 
 

@@ -9,7 +9,6 @@ from app.errors import Conflict, NotFound
 from app.loras.models import Lora
 from app.loras.schemas import LoraPatch
 from app.settings import get_settings
-from app.storage import ObjectStore
 from app.trainings.models import Checkpoint, Training
 
 
@@ -94,8 +93,3 @@ def edit(session: Session, lora: Lora, patch: LoraPatch) -> Lora:
         setattr(lora, name, value)
     session.flush()
     return lora
-
-
-def download_url(store: ObjectStore, lora: Lora) -> str:
-    """A presigned address of the stored file, which is in kohya layout."""
-    return store.presign_get(lora.object_key, f"{lora.name}.safetensors")

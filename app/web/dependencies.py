@@ -67,6 +67,18 @@ def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     return key.account
 
 
+def brief_account_id(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> str:
+    """The account of a key for generations, looked up in a transaction of its own.
+
+    For routes that wait: the session of the others would hold its connection all the while.
+    """
+    with transaction() as session:
+        return scoped("generations")(current_key(session, credentials)).id
+
+
+BriefAccountId = Annotated[str, Depends(brief_account_id)]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]
 TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]

@@ -19,6 +19,9 @@ log = structlog.get_logger("lorawright.api")
 MAX_REQUEST_ID_CHARS = 100
 # Their JSON may carry pictures.
 PICTURE_PATHS = frozenset({"/v1/generations", "/v1/comparisons"})
+LORA_PATHS = frozenset({"/v1/loras", "/v1/loras/inspect"})
+# What a form may have around its one LoRA file, which has a limit of its own.
+LORA_FORM_BYTES = 64 * 1024
 
 
 class RequestContext:
@@ -72,8 +75,9 @@ class BodyLimit:
         setting = _limiting_setting(scope["path"], multipart)
         name = f"LORAWRIGHT_{setting.upper()}"
         limit: int = getattr(self._settings, setting)
+        around = LORA_FORM_BYTES if setting == "max_lora_bytes" else 0
         told = headers.get("content-length", "0")
-        if told.isdigit() and int(told) > limit:
+        if told.isdigit() and int(told) > limit + around:
             await self._refuse(scope, send, name, limit, int(told))
             return
         seen = 0
@@ -84,7 +88,7 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > limit:
+                if seen > limit + around:
                     raise _BodyTooLarge
             return message
 
@@ -118,7 +122,7 @@ class _BodyTooLarge(BaseException):
 def _limiting_setting(path: str, multipart: bool) -> str:
     """The setting whose limit a body has."""
     if multipart:
-        return "max_upload_bytes"
+        return "max_lora_bytes" if path in LORA_PATHS else "max_upload_bytes"
     return "max_picture_body_bytes" if path in PICTURE_PATHS else "max_json_body_bytes"
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.database import JsonObject, new_id, transaction
 from app.errors import JobInputMissing, NotFound, TrainingFailed
 from app.jobs import events, lifecycle
+from app.lora_format.check import describe
 from app.loras import service as loras
 from app.settings import get_settings
 from app.storage import get_store
@@ -22,7 +23,6 @@ from app.trainings.models import Checkpoint, Training, TrainingMetric
 from worker.handlers.context import JobContext
 from worker.handlers.models import base_model_entry, base_model_spec
 from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
-from worker.ml.lora_files.validate import inspect
 from worker.workspace import attempt_key, cache_folder
 
 log = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
         checkpoint = session.scalars(select(Checkpoint).where(*recommended)).one()
     stored = context.folder / "stored.safetensors"
     get_store().get_file(checkpoint.object_key, stored)
-    if inspect(stored).sha256 != checkpoint.sha256:
+    if describe(stored).hashes.sha256 != checkpoint.sha256:
         raise TrainingFailed(
             "storage_corrupt",
             f"{checkpoint.id} reads back from storage with another hash",

@@ -196,7 +196,7 @@ def held_out_subjects(examples: Path) -> list[str]:
 
 def _draw(caller: "Caller", subjects: list[str], output: Path, report: Report) -> None:
     """Generate every row and lay the sheet out."""
-    from app.cli.sheet import SheetRow, draw_sheet
+    from app.sheet import SheetRow, draw_sheet
 
     client, progress = caller.client, caller.progress
     # All are submitted first, so that the worker never waits for us.

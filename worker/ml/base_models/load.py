@@ -114,14 +114,14 @@ def load_base_model(
             )
         home, home_revision = variant.config, variant.config_revision
     try:
-        index_path = _local_path(home, home_revision, "model_index.json")
+        index_path = local_path(home, home_revision, "model_index.json")
         index = json.loads(index_path.read_text())
         if index.get("_class_name") != "StableDiffusionXLPipeline":
             raise BaseModelUnavailable(
                 f"{home} holds a {index.get('_class_name')}, not a StableDiffusionXLPipeline"
             )
         scheduler = json.loads(
-            _local_path(home, home_revision, "scheduler/scheduler_config.json").read_text()
+            local_path(home, home_revision, "scheduler/scheduler_config.json").read_text()
         )
         marked = {} if single is None else single.scheduler_changes
         base = BaseModel(
@@ -150,7 +150,7 @@ def _sources(folder: Path, single: SingleFile | None, variant: Variant) -> dict[
     if single is not None:
         sources |= {part: single.path for part in WEIGHTS if single.has(part)}
     if variant.vae is not None:
-        sources["vae"] = _local_path(variant.vae, variant.vae_revision, "config.json").parent
+        sources["vae"] = local_path(variant.vae, variant.vae_revision, "config.json").parent
     return sources
 
 
@@ -201,7 +201,7 @@ def _load_part(
     return network.to(policy.device).requires_grad_(False).eval()
 
 
-def _local_path(location: str, revision: str | None, name: str) -> Path:
+def local_path(location: str, revision: str | None, name: str) -> Path:
     """A small configuration file of the model: in its folder, or fetched into the hub's cache."""
     if Path(location).is_dir():
         return Path(location, name)

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from app.lora_format.adapter_config import adapter_config
-from app.lora_format.errors import (
-    LoraFileInvalid,
-    LoraKeysUnknown,
-    LoraNotFinite,
-    LoraPairMismatch,
-    LoraVariantUnsupported,
-)
-from app.lora_format.parts import Layout, Part, part_of, refuse_unsupported
+from app.lora_format.errors import LoraNotFinite
+from app.lora_format.parts import Layout
+from app.lora_format.shapes import check_embeddings
+from app.lora_format.sorting import sort_names
 from worker.ml.lora_files.build import build
 from worker.ml.lora_files.modules import AdapterModule
 
@@ -51,58 +47,21 @@ def sort_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         LoraPairMismatch: parts of a module do not fit each other.
         LoraNotFinite: a value is NaN or infinite.
     """
-    parts: dict[str, dict[str, Tensor]] = {}
-    embeddings: dict[str, dict[str, Tensor]] = {}
-    unknown: list[str] = []
-    layouts: set[Layout] = set()
-    for name, tensor in tensors.items():
-        found = part_of(name)
-        if isinstance(found, Part):
-            here = parts.setdefault(found.module, {})
-            if found.part in here:
-                raise LoraFileInvalid(f"{found.module}: the file has its {found.part} twice")
-            here[found.part] = tensor
-            if found.part != "alpha":
-                layouts.add(found.layout)
-        elif found is None:
-            unknown.append(name)
-        else:
-            embeddings.setdefault(found.trigger, {})[found.text_encoder] = tensor
-    refuse_unsupported(unknown)
-    # An alpha with nothing to scale changes nothing.
-    lonely = [name for name, of_module in parts.items() if set(of_module) == {"alpha"}]
-    for name in lonely:
-        del parts[name]
-        unknown.append(f"{name}.alpha")
-    if not parts:
-        first = ", ".join(list(tensors)[:5])
-        raise LoraKeysUnknown(f"no tensor is named as in a LoRA; the first names are: {first}")
+    names = sort_names(tensors)
     config = adapter_config(metadata)
-    modules = {name: build(name, of_module, config) for name, of_module in parts.items()}
-    trigger, vectors = _trigger(embeddings)
-    return Contents(sorted(layouts)[0], modules, tuple(unknown), vectors, trigger)
+    modules = {
+        name: build(name, {part: tensors[tensor] for part, tensor in parts.items()}, config)
+        for name, parts in names.modules.items()
+    }
+    vectors = {encoder: tensors[tensor] for encoder, tensor in names.embeddings.items()}
+    if names.trigger is not None:
+        _check_vectors(names.trigger, vectors)
+    vectors = {encoder: torch.atleast_2d(tensor) for encoder, tensor in vectors.items()}
+    return Contents(names.layout, modules, names.unknown, vectors, names.trigger)
 
 
-def _trigger(
-    embeddings: Mapping[str, Mapping[str, Tensor]],
-) -> tuple[str | None, dict[str, Tensor]]:
-    if len(embeddings) > 1:
-        words = ", ".join(sorted(embeddings))
-        raise LoraVariantUnsupported(
-            f"the file has embeddings for {len(embeddings)} words ({words}); one is applied"
-        )
-    for trigger, by_encoder in embeddings.items():
-        vectors = {encoder: torch.atleast_2d(tensor) for encoder, tensor in by_encoder.items()}
-        counts = {encoder: tuple(tensor.shape) for encoder, tensor in vectors.items()}
-        if any(t.ndim != 2 or t.numel() == 0 for t in vectors.values()) or (
-            len({tensor.shape[0] for tensor in vectors.values()}) > 1
-        ):
-            raise LoraPairMismatch(
-                f"the embeddings of {trigger} are {counts}; they must be (vectors, width) with as "
-                f"many vectors for each text encoder"
-            )
-        for encoder, tensor in vectors.items():
-            if not bool(torch.isfinite(tensor.float()).all()):
-                raise LoraNotFinite(f"the embedding of {trigger} for {encoder} holds NaN")
-        return trigger, vectors
-    return None, {}
+def _check_vectors(trigger: str, vectors: Mapping[str, Tensor]) -> None:
+    check_embeddings(trigger, {encoder: tuple(vector.shape) for encoder, vector in vectors.items()})
+    for encoder, tensor in vectors.items():
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise LoraNotFinite(f"the embedding of {trigger} for {encoder} holds NaN")

@@ -258,6 +258,13 @@ class LokrModule(AdapterModule):
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """scale · w1 and w2 as matrices, (out₁, in₁) and (out₂, in₂ · kh · kw), float32.
+
+        ΔW as a matrix is their Kronecker product, of convolutions too.
+        """
+        return self._first() * self.scale, self._second().flatten(1)
+
     def delta(self) -> Tensor:
         first, second = self._first() * self.scale, self._second()
         while first.ndim < second.ndim:

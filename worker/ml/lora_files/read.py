@@ -1,5 +1,6 @@
 """Read a LoRA file of any supported layout into modules of a given base model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,12 +14,17 @@ from worker.ml.lora_files.modules import AdapterModule, Lora
 
 
 def read_lora(
-    path: Path, index: LoraIndex, limits: HeaderLimits | None = None
+    path: Path,
+    index: LoraIndex,
+    limits: HeaderLimits | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> tuple[Lora, tuple[str, ...]]:
     """Parse a file, header first; nothing is ever unpickled.
 
     Args:
         index: of the base model the LoRA is to change.
+        beside: what stands beside the file, such as PEFT's configuration, as if it stood in its
+            metadata; the file's own counts where both say something.
 
     Returns:
         The LoRA by canonical paths, and the names in the file that fit no module of the base.
@@ -26,7 +32,7 @@ def read_lora(
     Raises:
         LoraFileError: see `app.lora_format.errors`; the message names what and where.
     """
-    contents, metadata = read_contents(path, limits)
+    contents, metadata = read_contents(path, limits, beside)
     modules: dict[str, AdapterModule] = {}
     unmatched = list(contents.unknown)
     for name, module in contents.modules.items():
@@ -42,7 +48,7 @@ def read_lora(
 
 
 def read_contents(
-    path: Path, limits: HeaderLimits | None = None
+    path: Path, limits: HeaderLimits | None = None, beside: Mapping[str, str] | None = None
 ) -> tuple[Contents, dict[str, str]]:
     """A file's modules under the names it gives them, and its metadata.
 
@@ -55,4 +61,4 @@ def read_contents(
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise LoraFileInvalid(f"not a sound safetensors file: {error}") from error
-    return sort_tensors(tensors, header.metadata), header.metadata
+    return sort_tensors(tensors, {**(beside or {}), **header.metadata}), header.metadata

@@ -9,6 +9,14 @@ from app.lora_format.names import UnetShape
 
 _COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
+# Endings of module names, as sd-scripts chooses them.
+_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
+_FULL = (*_ATTENTION, ".ff.net.0.proj", ".ff.net.2", ".proj_in", ".proj_out")
+_CONVOLUTIONS = (".conv1", ".conv2", ".time_emb_proj", ".conv_shortcut", ".downsamplers.0.conv")
+_CONV = (*_FULL, *_CONVOLUTIONS, ".upsamplers.0.conv")
+TARGETS = {"attention": _ATTENTION, "full": _FULL, "conv": _CONV}
+TEXT_TARGETS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
+
 
 def adaptable_modules(networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Every linear and convolution of the UNet and the text encoders.

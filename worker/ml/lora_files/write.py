@@ -80,8 +80,11 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
     plain = save(dict(tensors))
     data_at = 8 + int.from_bytes(plain[:8], "little")
     entries = json.loads(plain[8:data_at])
+    # Letters beyond ASCII as they are, as the library has them: the hashes depend on its length.
     header = json.dumps(
-        {"__metadata__": dict(sorted(metadata.items())), **entries}, separators=(",", ":")
+        {"__metadata__": dict(sorted(metadata.items())), **entries},
+        separators=(",", ":"),
+        ensure_ascii=False,
     ).encode()
     # The data begins at a multiple of eight bytes.
     header += b" " * (-len(header) % 8)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from app.lora_format.check import describe
 from app.lora_format.errors import LoraLayoutUnsupported
 from app.lora_format.index import LoraIndex
 from app.lora_format.names import UnetShape
@@ -24,7 +25,6 @@ from worker.ml.lora_files.modules import (
 )
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import adaptable_modules, index_of
-from worker.ml.lora_files.validate import inspect
 from worker.ml.lora_files.write import write_lora
 
 EMOJI = Path(__file__).parents[4] / "assets" / "emoji-64"
@@ -100,7 +100,7 @@ def test_from_kohya_to_diffusers_and_back_nothing_changes(kind, weights, index, 
     found = lora
     for layout in ("kohya", "diffusers", "kohya", "diffusers"):
         write_lora(path, found, shape, {}, torch.float32, layout)
-        assert inspect(path).layout == layout
+        assert describe(path).contents.layout == layout
         found, unmatched = read_lora(path, index)
         assert unmatched == ()
     assert_same_change(found, lora, weights)
@@ -156,7 +156,7 @@ def test_peft_loads_the_same_change(kind, weights, index, shape, tmp_path):
     lora = Lora({path: m for path, m in lora.modules.items() if path.startswith("unet.")})
     path = tmp_path / "adapter_model.safetensors"
     write_lora(path, lora, shape, {}, torch.float32, "peft")
-    assert inspect(path).layout == "peft"
+    assert describe(path).contents.layout == "peft"
     found, unmatched = read_lora(path, index)
     assert unmatched == ()
     assert_same_change(found, lora, weights)

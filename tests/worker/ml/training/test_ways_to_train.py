@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from app.lora_format.check import describe
 from worker.ml.base_models.load import load_base_model
 from worker.ml.lora_files.modules import change
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import index_of
-from worker.ml.lora_files.validate import inspect
 
 STEPS = 20
 SHORT = {
@@ -77,8 +77,8 @@ def test_every_variant_on_every_target_learns_and_is_written_as_it_is(
         # DoRA's is a small difference of large numbers, which half precision's rounding moves more.
         assert error < (0.05 if variant == "dora" else 5e-3), path
     kinds = {"lora": "locon" if target == "conv" else "lora"}
-    assert kinds.get(variant, variant) in inspect(file).kind
-    assert inspect(file).metadata["ss_network_module"] == (
+    assert kinds.get(variant, variant) in describe(file).contents.kinds
+    assert describe(file).metadata["ss_network_module"] == (
         "networks.lora" if variant == "lora" else "lycoris.kohya"
     )
 
@@ -144,7 +144,8 @@ def test_text_encoders_learn_with_the_unet(run, spec_of):
     }
     components = {path.partition(".")[0] for path in modules}
     assert components == {"unet", "text_encoder", "text_encoder_2"}
-    assert inspect(done.training.output / "checkpoints" / f"{STEPS:08d}.safetensors").unknown == ()
+    file = done.training.output / "checkpoints" / f"{STEPS:08d}.safetensors"
+    assert describe(file).contents.unmatched == ()
 
 
 def test_a_trigger_word_gets_vectors_of_its_own(run, spec_of):

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from torch import nn
 
 from app.trainings.params import Optimizer, TrainingParams
+from worker.ml.lora_files.targets import TARGETS
 from worker.ml.training.errors import OutOfMemory
 from worker.ml.training.memory.ladder import MemoryPlan, Storage
-from worker.ml.training.network.adapters import TARGETS
 from worker.ml.training.network.quantized import MIN_VALUES
 
 Target = Literal["attention", "full", "conv"]
@@ -156,7 +156,7 @@ class Footprint:
                 target: sum(
                     each.weight.shape[0] + each.weight[0].numel()
                     for name, each in layers.items()
-                    if name.endswith(tuple(f".{ending}" for ending in endings))
+                    if name.endswith(endings)
                 )
                 for target, endings in TARGETS.items()
             },

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from app.trainings.params import TrainingParams
 from worker.ml.lora_files.modules import Lora
-from worker.ml.lora_files.targets import adaptable_modules, canonical_path
+from worker.ml.lora_files.targets import (
+    TARGETS,
+    TEXT_TARGETS,
+    adaptable_modules,
+    canonical_path,
+)
 from worker.ml.training.errors import WarmStartUnsuitable
 from worker.ml.training.learning.optimisers import ParameterGroup
 from worker.ml.training.network.layers import (
@@ -24,13 +29,6 @@ from worker.ml.training.network.layers import (
 from worker.ml.training.network.quantized import QuantizedWeight
 from worker.ml.training.sampling import generator_for
 
-# Endings of module names, as sd-scripts chooses them.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_FULL = (*_ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-_CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj", "conv_shortcut", "downsamplers.0.conv")
-_CONV = (*_FULL, *_CONVOLUTIONS, "upsamplers.0.conv")
-TARGETS = {"attention": _ATTENTION, "full": _FULL, "conv": _CONV}
-_TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 # The matrices that LoRA+ trains faster: those that begin at zero.
 _UP = ("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b")
 _LEFT_OUT = 0
@@ -130,9 +128,9 @@ def choose(path: str, module: nn.Module, params: TrainingParams) -> Choice | Non
     """Rank, alpha and rate of one module by canonical path; None: it is not trained."""
     text = path.startswith("text_encoder")
     if text:
-        if not params.train_text_encoder or not path.endswith(_TEXT):
+        if not params.train_text_encoder or not path.endswith(TEXT_TARGETS):
             return None
-    elif not path.endswith(tuple(f".{ending}" for ending in TARGETS[params.target])):
+    elif not path.endswith(TARGETS[params.target]):
         return None
     rank, alpha = params.rank, params.alpha
     if _kernel(module) > 1:

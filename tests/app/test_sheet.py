@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.cli.sheet import SheetRow, draw_sheet
+from app.sheet import SheetRow, draw_sheet
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 

@@ -1,0 +1,1 @@
+"""LoRAs made of LoRAs, or of two checkpoints: convert, resize, merge, extract."""
