@@ -63,7 +63,7 @@ class Peer:
     def draw(self, spec: GenerationSpec) -> Image.Image:
         """One picture of a spec's first seed."""
         self.pipeline.scheduler = make_scheduler(spec.scheduler, self.base.scheduler_config)
-        picture: Image.Image = self.pipeline(
+        latents = self.pipeline(
             spec.prompt,
             negative_prompt=spec.negative_prompt or None,
             width=spec.width,
@@ -71,5 +71,15 @@ class Peer:
             num_inference_steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(spec.seeds[0]),
-        ).images[0]
+            output_type="latent",
+        ).images
+        return self._decoded(latents)
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Image.Image:
+        # The pipeline gives a VAE in float32 what a UNet in bfloat16 made, which fails.
+        vae = self.base.vae
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        pictures = self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+        picture: Image.Image = pictures[0]
         return picture

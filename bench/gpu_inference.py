@@ -46,6 +46,9 @@ RANK = 32
 # LoRAs of a set, and how strong each is.
 TOGETHER = 5
 WEIGHT = 0.5
+# Answers are compared with LoRAs as strong as they may be: in half precision rounding alone is
+# nearly as large as what a set at its usual strength changes.
+STRONG = 10.0
 GUIDANCE = 5.0
 AIM_SWITCH_SECONDS = 0.050
 BATCHES = (1, 4)
@@ -112,7 +115,7 @@ class Bench:
         made = make_files(
             handle, folder, count=2 * TOGETHER, rank=RANK, encoders=False, dtype=torch.float16
         )
-        loras = [lora.model_copy(update={"weight": WEIGHT}) for lora in made]
+        loras = _weighed(made, WEIGHT)
         self._ours(handle, loras)
         del handle
         self.lines.clear()
@@ -128,9 +131,10 @@ class Bench:
             self._draw(handle, "bare base", batch, [])
         for batch in BATCHES:
             self._draw(handle, "ours, five merged", batch, loras[:TOGETHER])
-        self._answers["merged"] = self._answer_merged(bank, unet, sets[0])
-        self._answers["merged, other set"] = self._answer_merged(bank, unet, sets[1])
-        self._answers["stacked"] = self._answer_stacked(bank, unet, sets[0])
+        strong = _uses(bank, _weighed(loras, STRONG))
+        self._answers["merged"] = self._answer_merged(bank, unet, strong[0])
+        self._answers["merged, other set"] = self._answer_merged(bank, unet, strong[1])
+        self._answers["stacked"] = self._answer_stacked(bank, unet, strong[0])
         self._compare("ours stacked and ours merged", self._answers["stacked"], "merged")
         specs = self._requests(loras)
         self.lines.measure(
@@ -142,7 +146,7 @@ class Bench:
             lambda _: [_drawn(handle, [spec]) for spec in specs],
             images=len(specs),
         )
-        self._compiled(handle, loras, sets)
+        self._compiled(handle, loras, strong)
 
     def _switch(self, bank: AdapterBank, sets: Sequence[Sequence[Use]]) -> None:
         """Time from one set of five to another; where pristine weights went is looked up."""
@@ -233,8 +237,11 @@ class Bench:
         self.lines.measure(
             SWITCH, "diffusers, loaded each time", lambda turn: peer.switch(sets[turn % 2])
         )
-        peer.switch(sets[0])
-        self._compare("diffusers and ours merged", self._answer(peer.base.unet), "merged")
+        peer.switch(_weighed(sets[0], STRONG))
+        answer = self._answer(peer.base.unet)
+        self._compare("diffusers and ours merged", answer, "merged")
+        self._compare("diffusers and ours stacked", answer, "stacked")
+        peer.choose(sets[0])
         for batch in BATCHES:
             self._draw_peer(peer, "diffusers, five beside the base", batch)
         peer.pipeline.fuse_lora()
@@ -256,6 +263,9 @@ class Bench:
             lambda _: [_chosen_and_drawn(peer, spec) for spec in specs],
             images=len(specs),
         )
+        # All of them, so that no turn below loads any.
+        for chosen in sets:
+            peer.choose(chosen)
         self.lines.measure(
             SWITCH, "diffusers, all kept loaded", lambda turn: peer.choose(sets[turn % 2])
         )
@@ -436,6 +446,10 @@ def toy_scale(steps: int) -> Scale:
         id="emoji-64", location=str(BASE), architecture="emoji-64", vae_scale_factor=4
     )
     return Scale("toy", spec, 64, steps)
+
+
+def _weighed(loras: Sequence[LoraSpec], weight: float) -> list[LoraSpec]:
+    return [lora.model_copy(update={"weight": weight}) for lora in loras]
 
 
 def _uses(bank: AdapterBank, loras: Sequence[LoraSpec]) -> tuple[list[Use], list[Use]]:

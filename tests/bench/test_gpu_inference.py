@@ -47,7 +47,7 @@ def test_a_toy_run_has_every_line_and_all_programs_draw_the_same(tmp_path, capsy
         assert line["seconds"] > 0
     assert lines == {**LINES, "2 steps, batch 4": LINES["2 steps, batch 1"]}
     assert found["graphs_after_switch"] == 0
-    assert len(found["differences"]) == 5
+    assert len(found["differences"]) == 6
     assert max(found["differences"].values()) < 1e-3
     assert "say nothing of SDXL's" in capsys.readouterr().out
 

@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,10 @@ from worker.ml.inference.errors import (
     LoraShapeMismatch,
     LoraUnreadable,
 )
+from worker.ml.inference.packed import Piece, Uploads, is_pair, pack
 from worker.ml.inference.spec import LoraWeights
 from worker.ml.inference.stacked import StackedLoras, stackable
-from worker.ml.lora_files.modules import AdapterModule, Lora, LoraModule, change, with_tensors
+from worker.ml.lora_files.modules import AdapterModule, Lora, change, with_tensors
 from worker.ml.lora_files.read import read_lora
 from worker.ml.lora_files.targets import adaptable_modules, index_of
 
@@ -43,11 +43,13 @@ class BankedLora:
     Attributes:
         sha256: of its file; its identity in recipes.
         lora: the modules that the base has, in host memory (pinned where the base is on CUDA).
+        pieces: where the matrices of its plain modules lie, by path.
         unmatched: names in the file that fit no module of the base.
     """
 
     sha256: str
     lora: Lora
+    pieces: Mapping[str, Piece]
     unmatched: tuple[str, ...] = ()
 
     @cached_property
@@ -146,10 +148,10 @@ class AdapterBank:
                 foreign.append(path)
                 continue
             _check_shape(path, module, target)
-            if _on_cuda(target):
-                module = with_tensors(module, Tensor.pin_memory)
             matched[path] = module
-        banked = BankedLora(sha256, replace(lora, modules=matched), tuple(foreign))
+        pin = any(_on_cuda(self._modules[path]) for path in matched)
+        pieces, matched = pack(matched, pin=pin)
+        banked = BankedLora(sha256, replace(lora, modules=matched), pieces, tuple(foreign))
         with self._lock:
             self._kept[sha256] = banked
             self._kept.move_to_end(sha256)
@@ -176,23 +178,25 @@ class AdapterBank:
             LoraMatchesNothing: a LoRA changes no module; the base stays as it was.
         """
         reports = tuple(report(banked, weight) for banked, weight in wanted)
-        by_path: dict[str, list[tuple[str, float, AdapterModule]]] = {}
+        by_path: dict[str, list[tuple[str, float, BankedLora]]] = {}
         for banked, told in wanted:
             weights = LoraWeights.everywhere(told) if not isinstance(told, LoraWeights) else told
-            for path, module in banked.lora.modules.items():
+            for path in banked.lora.modules:
                 weight = weights.of(path)
                 if weight != 0.0 and path.partition(".")[0] in parts:
-                    by_path.setdefault(path, []).append((banked.sha256, weight, module))
+                    by_path.setdefault(path, []).append((banked.sha256, weight, banked))
 
         written = 0
+        uploads = Uploads()
         applied = {path for path in self._applied if path.partition(".")[0] in parts}
-        for path in applied | by_path.keys():
+        # In the order in which the LoRAs' pieces hold them.
+        for path in sorted(applied | by_path.keys()):
             terms = sorted(by_path.get(path, []), key=lambda term: term[:2])
             recipe = tuple((sha256, weight) for sha256, weight, _ in terms)
             if self._applied.get(path, ()) != recipe:
                 # Forgotten first: should the write fail half-way, the next one starts from W0.
                 self._applied[path] = (("unknown", 0.0),)
-                self._write(path, [(weight, module) for _, weight, module in terms])
+                self._write(path, [term[1:] for term in terms], uploads)
                 self._applied[path] = recipe
                 written += 1
         for path in [path for path, recipe in self._applied.items() if not recipe]:
@@ -207,7 +211,7 @@ class AdapterBank:
         """
         return StackedLoras(self._modules, device)
 
-    def _write(self, path: str, terms: list[tuple[float, AdapterModule]]) -> None:
+    def _write(self, path: str, terms: list[tuple[float, BankedLora]], uploads: Uploads) -> None:
         weight = self._modules[path].weight
         assert isinstance(weight, Tensor)
         if path not in self._pristine:
@@ -217,29 +221,33 @@ class AdapterBank:
             weight.copy_(pristine, non_blocking=True)
             return
         start = _to(pristine, weight)
-        merged = _with_pairs(start, terms)  # (out, in · kh · kw)
-        for lora_weight, module in terms:
-            if not _is_pair(module):
+        merged = _with_pairs(path, start, terms, uploads)  # (out, in · kh · kw)
+        for lora_weight, banked in terms:
+            module = banked.lora.modules[path]
+            if not is_pair(module):
                 there = with_tensors(module, lambda tensor: _to(tensor, weight))
                 merged = merged + lora_weight * change(there, start)
         weight.copy_(merged.view_as(weight))
 
 
-def _is_pair(module: AdapterModule) -> TypeGuard[LoraModule]:
-    """Whether the change is one product of two matrices, whatever W0 is."""
-    return isinstance(module, LoraModule) and module.mid is None and module.dora_scale is None
-
-
-def _with_pairs(start: Tensor, terms: list[tuple[float, AdapterModule]]) -> Tensor:
+def _with_pairs(
+    path: str, start: Tensor, terms: list[tuple[float, BankedLora]], uploads: Uploads
+) -> Tensor:
     """W0 and the plain pairs, flattened; side by side these make one pair, and one product."""
-    up, down = [], []
-    for lora_weight, module in terms:
-        if _is_pair(module):
-            factor = lora_weight * module.scale
-            up.append(_to(module.up, start).flatten(1) * factor)  # (out, rank)
-            down.append(_to(module.down, start).flatten(1))  # (rank, in · kh · kw)
+    device = start.device
+    ups, downs, ranks = [], [], []
+    for lora_weight, banked in terms:
+        module = banked.lora.modules[path]
+        if is_pair(module):
+            down, up = uploads.pair(banked.sha256, banked.pieces[path], path, device)
+            downs.append(down)  # (rank, in · kh · kw)
+            ups.append(up)  # (out, rank)
+            ranks.append((lora_weight * module.scale, module.rank))
     flat = start.flatten(1)
-    return torch.addmm(flat, torch.cat(up, dim=1), torch.cat(down, dim=0)) if up else flat
+    if not ups:
+        return flat
+    up = torch.cat(ups, dim=1) * uploads.factors(ranks, device)  # (out, Σ rank), float32
+    return torch.addmm(flat, up, torch.cat(downs).float())
 
 
 def report(banked: BankedLora, weight: float | LoraWeights) -> LoraReport:
