@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.lora_format.adapter_config import adapter_config
+from app.lora_format.adapter_config import METADATA_KEY, adapter_config
 from app.lora_format.architectures import Architecture, architectures
 from app.lora_format.digest import digest
 from app.lora_format.errors import (
@@ -17,6 +17,7 @@ from app.lora_format.errors import (
     LoraIncompatible,
     LoraKeysUnknown,
     LoraPairMismatch,
+    LoraScaleUntold,
     LoraVariantUnsupported,
 )
 from app.lora_format.family import Family, recognise
@@ -47,8 +48,8 @@ def check_file(
 
     Raises:
         LoraFileError: its `code` says what is wrong: `lora_file_invalid`, `lora_keys_unknown`,
-            `lora_shape_mismatch`, `lora_not_finite`, `lora_variant_unsupported` or
-            `lora_incompatible`.
+            `lora_shape_mismatch`, `lora_not_finite`, `lora_variant_unsupported`,
+            `lora_scale_untold` or `lora_incompatible`.
         OSError: it cannot be opened.
     """
     report = describe(path, limits, strict=strict, architecture=architecture)
@@ -91,6 +92,8 @@ def describe(
         if fit is not None and target is not None:
             problems += _misfits(fit, contents, target, strict=strict)
             problems += _wrong_vectors(header, names, target)
+        if strict:
+            problems += _scale_untold(header, names)
     if refusal := _other_family(family, target, contents, header):
         # Names and shapes of another family are wrong for no other reason.
         problems = [refusal]
@@ -251,6 +254,21 @@ def _misfits(
             )
         )
     return found
+
+
+def _scale_untold(header: Header, names: SortedNames) -> list[LoraFileError]:
+    """PEFT tells alpha in a file beside this one, without which every scale is a guess."""
+    told = METADATA_KEY in header.metadata
+    alphas = any("alpha" in parts for parts in names.modules.values())
+    if names.layout != "peft" or told or alphas:
+        return []
+    return [
+        LoraScaleUntold(
+            "PEFT keeps alpha in adapter_config.json, and this file alone does not tell it; "
+            "convert the folder with `python -m worker.ml.lora_files convert`, or send strict=false if "
+            "alpha is the rank"
+        )
+    ]
 
 
 def _wrong_vectors(header: Header, names: SortedNames, target: Architecture) -> list[LoraFileError]:

@@ -45,3 +45,9 @@ class LoraLayoutUnsupported(LoraFileError):
     """The layout to be written has no way to say what the LoRA does."""
 
     code = "lora_layout_unsupported"
+
+
+class LoraScaleUntold(LoraFileError):
+    """How strong the file's modules are stands in another file."""
+
+    code = "lora_scale_untold"

@@ -227,3 +227,16 @@ def test_a_key_needs_the_scope(client: TestClient) -> None:
     del client.headers["Authorization"]
     assert upload(client, EMOJI).status_code == 401
     assert upload(client, sound(pair(EMOJI_KEY, 256, 128)), "/inspect").status_code == 401
+
+
+def test_a_peft_file_whose_alpha_stands_elsewhere_is_refused_unless_told(client):
+    """Alone it would be applied at a scale that nobody chose."""
+    name = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    file = sound(peft_pair(name, 640, 640))
+    refused = upload(client, file)
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["code"] == "lora_scale_untold"
+    assert "adapter_config.json" in refused.json()["detail"]
+    accepted = upload(client, file, strict="false")
+    assert accepted.status_code == 201, accepted.text
+    assert accepted.json()["report"]["matched"] == 1
