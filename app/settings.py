@@ -188,6 +188,18 @@ class Settings(BaseSettings):
     pipeline_cache_count: int = Field(
         default=1, ge=1, le=16, description="Base models a worker keeps loaded."
     )
+    pipeline_cache_bytes: int = Field(
+        default=64 * GIB,
+        ge=MIB,
+        description="Memory for the weights of loaded base models; where a graphics card is too "
+        "small for several, the least recently used go earlier.",
+    )
+    base_model_cache_bytes: int = Field(
+        default=128 * GIB,
+        ge=MIB,
+        description="Disk for the base model files that a worker has fetched from storage; the "
+        "least recently used go first, but none that is in use.",
+    )
     training_state_seconds: float = Field(
         default=120, gt=0, description="How often a training saves a state it can go on from."
     )

@@ -40,6 +40,7 @@ def pipelines() -> PipelineCache:
     return PipelineCache(
         device_policy(),
         max_pipelines=settings.pipeline_cache_count,
+        max_bytes=settings.pipeline_cache_bytes,
         bank_bytes=settings.lora_cache_bytes,
     )
 

@@ -15,7 +15,8 @@ class DevicePolicy:
     Attributes:
         device: where every component is placed.
         dtype: of UNet, text encoders and captioner.
-        vae_dtype: of the VAE; never float16, in which SDXL's VAE overflows to NaN.
+        vae_dtype: of the VAE; never float16, in which SDXL's VAE overflows to NaN, unless the base
+            model is said to have one that does not.
     """
 
     device: torch.device

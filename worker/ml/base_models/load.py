@@ -7,7 +7,7 @@ needs the UNet alone.
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class Variant:
         config, config_revision: of a single file: the folder or hub id of a pipeline with the same
             configuration, whose tokenizers, and parts that the file leaves out, are taken.
         vae, vae_revision: a folder or hub id of an AutoencoderKL in place of the base's own.
+        vae_half_safe: whether the VAE stays finite in half precision, unlike SDXL's own in float16;
+            then it computes as the UNet does.
         prediction_type, zero_terminal_snr: over the scheduler's configuration; None leaves it.
     """
 
@@ -36,6 +38,7 @@ class Variant:
     config_revision: str | None = None
     vae: str | None = None
     vae_revision: str | None = None
+    vae_half_safe: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     zero_terminal_snr: bool | None = None
 
@@ -105,6 +108,8 @@ def load_base_model(
     if unknown:
         raise ValueError(f"unknown parts {unknown}; known are {list(PARTS)}")
     variant = variant or Variant()
+    if variant.vae_half_safe:
+        policy = replace(policy, vae_dtype=policy.dtype)
     single = SingleFile(Path(location)) if location.endswith(".safetensors") else None
     home, home_revision = location, revision
     if single is not None:

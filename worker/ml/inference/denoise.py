@@ -179,6 +179,7 @@ class _Loop:
 
     def _dress(self, position: float) -> None:
         """Bring LoRAs and prompts to what they are at this fraction of the steps."""
+        self.handle.residency.bring("unet")
         now = tuple(_segment_at(row, position) for row in self.batch.rows)
         if now == self._now:
             return

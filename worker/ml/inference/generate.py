@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from PIL import Image
 
 from worker.ml.inference.bank import LoraReport
 from worker.ml.inference.batches import Batch, batches
 from worker.ml.inference.denoise import StepDone, denoise, hires_size
 from worker.ml.inference.errors import InferenceError, Stopped
+from worker.ml.inference.memory import MemoryPlan
 from worker.ml.inference.pictures import decode_latents, kept_outside
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.prepare import Prepared, prepare
@@ -19,9 +19,6 @@ from worker.ml.inference.spec import GenerationSpec
 OnProgress = Callable[[float, int, int], None]
 
 _MAX_BATCH = 8
-# Activations of a guided UNet step per latent pixel, first block's channel and byte of dtype.
-# A cautious guess at SDXL's peak; too high only makes batches smaller.
-_ACTIVATIONS = 120
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def generate_many(
             ready.append(prepare(handle, number, spec))
         except InferenceError as error:
             yield number, error
-    for batch in batches(ready, lambda one: batch_limit(handle, one.spec)):
+    for batch in batches(ready, lambda one: _plan(handle, one.spec).batch):
         rows = tuple(row for row in batch.rows if not progress[row.prepared.number].stopped)
         for prepared in _draw(handle, Batch(rows), progress) if rows else ():
             number, own = prepared.number, progress[prepared.number]
@@ -159,6 +156,7 @@ def _draw(
 
     try:
         stop_if_all_ask()
+        handle.settle(_plan(handle, batch.rows[0].prepared.spec))
         latents = denoise(handle, batch, on_step)  # (B, 4, h, w)
         for row, latent in zip(batch.rows, latents, strict=True):
             own = progress[row.prepared.number]
@@ -212,13 +210,7 @@ def _stopped() -> Stopped:
     return Stopped("stopped before the picture was finished")
 
 
-def batch_limit(handle: PipelineHandle, spec: GenerationSpec) -> int:
-    """How many images to denoise at once: what free memory is sure to hold, 1 to 8."""
-    if handle.policy.device.type != "cuda":
-        return _MAX_BATCH
-    free, _ = torch.cuda.mem_get_info(handle.policy.device)
+def _plan(handle: PipelineHandle, spec: GenerationSpec) -> MemoryPlan:
+    """How pictures such as this spec's are drawn in the memory there is."""
     width, height = hires_size(spec)
-    latent_pixels = width * height // spec.base_model.vae_scale_factor**2
-    channels = handle.base.unet.config.block_out_channels[0]
-    each = latent_pixels * channels * handle.policy.dtype.itemsize * _ACTIVATIONS
-    return int(max(1, min(_MAX_BATCH, free // each)))
+    return handle.plan(width, height, guided=spec.guidance_scale > 1, most=_MAX_BATCH)

@@ -66,6 +66,7 @@ def open_source(handle: PipelineHandle, spec: GenerationSpec) -> Source | None:
 def encode_picture(handle: PipelineHandle, picture: Image.Image) -> Tensor:
     """Latents (1, 4, H/f, W/f) of a picture: the mean, so that no chance enters here."""
     vae = handle.base.vae
+    handle.residency.bring("vae")
     pixels = handle.pipeline.image_processor.preprocess(picture)  # (1, 3, H, W) in [-1, 1]
     latents = vae.encode(pixels.to(handle.policy.device, vae.dtype)).latent_dist.mode()
     return (latents * vae.config.scaling_factor).to(handle.policy.dtype)
@@ -79,6 +80,7 @@ def decode_latents(handle: PipelineHandle, latents: Tensor) -> Image.Image:
     depend on the others'.
     """
     vae = handle.base.vae
+    handle.residency.bring("vae")
     scaled = latents.to(handle.policy.device, vae.dtype) / vae.config.scaling_factor
     pixels = vae.decode(scaled, return_dict=False)[0]
     images = handle.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")

@@ -1,8 +1,9 @@
 """A pipeline for each base model in use, each with its adapter bank; the least used go first."""
 
 import gc
+import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +13,12 @@ from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.hashing import hash_model_files
 from worker.ml.base_models.load import BaseModel, load_base_model
 from worker.ml.inference.bank import AdapterBank
+from worker.ml.inference.memory import BaseSize, MemoryPlan, plan_memory
 from worker.ml.inference.preview import LatentColours, fit_colours
+from worker.ml.inference.residency import ENCODERS, Residency, weight_bytes
 from worker.ml.inference.spec import BaseModelSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,6 +28,7 @@ class PipelineHandle:
     Attributes:
         pipeline: a StableDiffusionXLPipeline over the base's networks.
         bank: the only one to change the networks' weights.
+        residency: to be asked for a network before it is used or written to.
     """
 
     spec: BaseModelSpec
@@ -30,6 +36,7 @@ class PipelineHandle:
     pipeline: Any
     bank: AdapterBank
     policy: DevicePolicy
+    residency: Residency
 
     @cached_property
     def base_sha256(self) -> str:
@@ -40,16 +47,52 @@ class PipelineHandle:
     def colours(self) -> LatentColours:
         """What its latents look like."""
         factor = self.pipeline.vae_scale_factor
+        self.residency.bring("vae")
         return fit_colours(self.base.vae, self.policy.device, factor)
 
     @cached_property
     def nbytes(self) -> int:
         """Bytes of the networks' weights."""
-        return sum(
-            parameter.nbytes
-            for network in self.base.networks().values()
-            for parameter in network.parameters()
+        return self.size.weight_bytes
+
+    @cached_property
+    def size(self) -> BaseSize:
+        """What decides how much memory drawing takes."""
+        networks = self.base.networks()
+        unet, vae = self.base.unet, self.base.vae
+        return BaseSize(
+            unet_bytes=weight_bytes(unet),
+            encoder_bytes=sum(weight_bytes(networks[name]) for name in ENCODERS),
+            vae_bytes=weight_bytes(vae),
+            unet_width=unet.config.block_out_channels[0],
+            vae_width=vae.config.block_out_channels[0],
+            itemsize=unet.dtype.itemsize,
+            vae_itemsize=vae.dtype.itemsize,
+            vae_scale_factor=self.pipeline.vae_scale_factor,
+            vae_tile_px=vae.tile_sample_min_size,
         )
+
+    def plan(self, width: int, height: int, *, guided: bool, most: int = 8) -> MemoryPlan:
+        """How to draw pictures of a size in the memory that is free now."""
+        available = _free_bytes(self.policy.device)
+        if available is not None:
+            available += self.residency.nbytes
+        return plan_memory(
+            self.size, available, width=width, height=height, guided=guided, most=most
+        )
+
+    def plan_for_native(self) -> MemoryPlan:
+        """How to draw one guided picture of the size that the base was made for."""
+        side = self.base.unet.config.sample_size * self.pipeline.vae_scale_factor
+        return self.plan(side, side, guided=True, most=1)
+
+    def settle(self, plan: MemoryPlan) -> None:
+        """Draw as planned from now on."""
+        vae = self.base.vae
+        if (plan.placement, plan.vae_tiling) != (self.residency.placement, vae.use_tiling):
+            log.info("%s: %s", self.spec.id, plan.why)
+        self.residency.settle(plan.placement)
+        vae.use_tiling = plan.vae_tiling
 
 
 class PipelineCache:
@@ -67,7 +110,8 @@ class PipelineCache:
 
         Args:
             max_pipelines: how many base models may be loaded at once, at least 1.
-            max_bytes: ceiling on their weights together; the newest stays even when over it.
+            max_bytes: ceiling on their weights together, in host memory and on the device; the
+                newest stays even when over it.
             bank_bytes: ceiling on the parsed LoRAs kept for each.
         """
         self._policy = policy
@@ -83,6 +127,9 @@ class PipelineCache:
     def get(self, spec: BaseModelSpec) -> PipelineHandle:
         """The pipeline of a base model, loaded now unless it is kept.
 
+        Others go, the least recently used first, while they are too many or too large, or while
+        this one cannot be wholly on the device beside them.
+
         Raises:
             BaseModelUnavailable: it cannot be loaded.
         """
@@ -91,10 +138,15 @@ class PipelineCache:
             return self._handles[spec]
         # Room is made before loading, or both would be in memory at once.
         self._shrink(self._max_pipelines - 1)
-        self._handles[spec] = open_pipeline(spec, self._policy, bank_bytes=self._bank_bytes)
+        handle = self._handles[spec] = open_pipeline(
+            spec, self._policy, bank_bytes=self._bank_bytes
+        )
         while len(self._handles) > 1 and self._bytes() > self._max_bytes:
             self._shrink(len(self._handles) - 1)
-        return self._handles[spec]
+        while len(self._handles) > 1 and handle.residency.placement != "resident":
+            self._shrink(len(self._handles) - 1)
+            handle.settle(handle.plan_for_native())
+        return handle
 
     def _bytes(self) -> int:
         return sum(handle.nbytes for handle in self._handles.values())
@@ -116,6 +168,8 @@ def open_pipeline(
 ) -> PipelineHandle:
     """Load a base model and put a diffusers pipeline and an adapter bank over it.
 
+    It is planned for one picture of the base's own size; `PipelineHandle.settle` plans anew.
+
     Raises:
         BaseModelUnavailable: it cannot be loaded.
     """
@@ -125,7 +179,9 @@ def open_pipeline(
 
     from worker.ml.inference.schedulers import make_scheduler
 
-    base = load_base_model(spec.location, spec.revision, policy, variant=spec.variant)
+    # Whether all of it fits the device is known only when its size is.
+    host = replace(policy, device=torch.device("cpu"))
+    base = load_base_model(spec.location, spec.revision, host, variant=spec.variant)
     pipeline = StableDiffusionXLPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
@@ -140,4 +196,17 @@ def open_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     bank = AdapterBank(base.networks(), capacity_bytes=bank_bytes)
-    return PipelineHandle(spec, base, pipeline, bank, policy)
+    residency = Residency(base.networks(), policy.device)
+    handle = PipelineHandle(spec, base, pipeline, bank, policy, residency)
+    handle.settle(handle.plan_for_native())
+    return handle
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Bytes of a card that this process could still fill; None where the device is the host."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    # What the allocator holds and nothing lives in.
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + idle

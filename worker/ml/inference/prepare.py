@@ -91,6 +91,7 @@ def prepare(handle: PipelineHandle, number: int, spec: GenerationSpec) -> Prepar
 
 def _embed(handle: PipelineHandle, spec: GenerationSpec, uses: Sequence[Use]) -> PromptEmbeds:
     """The prompts, with the vectors that the set's LoRAs bring for their trigger words."""
+    handle.residency.bring(*ENCODERS)
     handle.bank.activate(uses, parts=ENCODERS)
     parts = {name: getattr(handle.pipeline, name) for name in ENCODERS}
     bringing = {

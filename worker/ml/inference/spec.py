@@ -27,6 +27,8 @@ class BaseModelSpec(_Frozen):
     # A VAE in place of the base's own: a folder or hub id of an AutoencoderKL.
     vae: str | None = None
     vae_revision: str | None = None
+    # Whether the VAE, its own or this one, stays finite in half precision.
+    vae_half_safe: bool = False
     # What the UNet foretells, and whether its last timestep is pure noise; None: as the base's
     # own scheduler configuration says.
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
@@ -43,6 +45,7 @@ class BaseModelSpec(_Frozen):
             config_revision=self.config_revision,
             vae=self.vae,
             vae_revision=self.vae_revision,
+            vae_half_safe=self.vae_half_safe,
             prediction_type=self.prediction_type,
             zero_terminal_snr=self.zero_terminal_snr,
         )

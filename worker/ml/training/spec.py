@@ -29,6 +29,7 @@ class BaseModelSpec(_Frozen):
     config_revision: str | None = None
     vae: str | None = None
     vae_revision: str | None = None
+    vae_half_safe: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     zero_terminal_snr: bool | None = None
     architecture: str
@@ -43,6 +44,7 @@ class BaseModelSpec(_Frozen):
             config_revision=self.config_revision,
             vae=self.vae,
             vae_revision=self.vae_revision,
+            vae_half_safe=self.vae_half_safe,
             prediction_type=self.prediction_type,
             zero_terminal_snr=self.zero_terminal_snr,
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.ml.base_models.device import choose_policy
+from worker.ml.base_models.device import DevicePolicy, choose_policy
 from worker.ml.base_models.errors import BaseModelUnavailable
-from worker.ml.base_models.load import load_base_model
+from worker.ml.base_models.load import Variant, load_base_model
 
 EMOJI = Path(__file__).parents[4] / "assets" / "emoji-64"
 
@@ -53,3 +53,12 @@ def test_pickled_weights_are_never_read(tmp_path):
 def test_only_cpu_and_cuda_are_known():
     with pytest.raises(ValueError, match="meta"):
         choose_policy("meta")
+
+
+def test_a_vae_that_is_safe_in_half_precision_computes_as_the_unet_does():
+    policy = DevicePolicy(torch.device("cpu"), torch.bfloat16, torch.float32)
+    parts = ("vae",)
+    plain = load_base_model(str(EMOJI), None, policy, parts)
+    safe = load_base_model(str(EMOJI), None, policy, parts, Variant(vae_half_safe=True))
+    assert plain.vae.dtype == torch.float32
+    assert safe.vae.dtype == torch.bfloat16
