@@ -265,8 +265,8 @@ def _scale_untold(header: Header, names: SortedNames) -> list[LoraFileError]:
     return [
         LoraScaleUntold(
             "PEFT keeps alpha in adapter_config.json, and this file alone does not tell it; "
-            "convert the folder with `python -m worker.ml.lora_files convert`, or send strict=false if "
-            "alpha is the rank"
+            "convert the folder with `python -m worker.ml.lora_files convert`, or send "
+            "strict=false if alpha is the rank"
         )
     ]
 
