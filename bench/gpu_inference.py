@@ -148,13 +148,21 @@ class Bench:
         )
         self._compiled(handle, loras, strong)
 
-    def _switch(self, bank: AdapterBank, sets: Sequence[Sequence[Use]]) -> None:
-        """Time from one set of five to another; where pristine weights went is looked up."""
+    def _switch(
+        self, bank: AdapterBank, sets: Sequence[Sequence[Use]], taken_bytes: int = 0
+    ) -> None:
+        """Time from one set of five to another; where pristine weights went is looked up.
+
+        Args:
+            taken_bytes: of the device, while the bank decides where to keep pristine weights.
+        """
         cuda = self.policy.device.type == "cuda"
+        ballast = torch.empty(taken_bytes, dtype=torch.uint8, device=self.policy.device)
         before = torch.cuda.memory_allocated() if cuda else 0
         # The first switch copies them.
         bank.activate(sets[0])
         grown = cuda and torch.cuda.memory_allocated() > before
+        del ballast
         kept = "on the device" if grown else "in host memory"
         self.lines.measure(
             SWITCH,
@@ -167,15 +175,11 @@ class Bench:
     def _switch_when_crowded(self, handle: PipelineHandle, loras: Sequence[LoraSpec]) -> None:
         """The same by a bank that finds most of the device's memory taken."""
         bank = AdapterBank(handle.base.networks(), capacity_bytes=4 * GIB)
-        sets = _uses(bank, loras)
-        device = self.policy.device
         taken = 0
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
+        if self.policy.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.policy.device)
             taken = max(0, free - total // 2 + GIB)
-        ballast = torch.empty(taken, dtype=torch.uint8, device=device)
-        self._switch(bank, sets)
-        del ballast
+        self._switch(bank, _uses(bank, loras), taken)
 
     def _least_switch_seconds(self, wanted: Sequence[Use]) -> float:
         """LoRAs uploaded, W0 read and W written in device memory, products: all at its best."""
