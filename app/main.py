@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
 from app.generations import routes as generations
@@ -35,6 +36,8 @@ def create_app() -> FastAPI:
     """The ASGI application, for `uvicorn --factory`."""
     settings = get_settings()
     configure_logs(settings.log_level)
+    # One that cannot be used is told now, not at the first request.
+    load_catalog(settings.catalog_path)
     app = FastAPI(
         title="Lorawright",
         version="0.1.0",

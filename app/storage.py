@@ -75,6 +75,12 @@ class ObjectStore:
                     file.write(chunk)
         partial.replace(target)
 
+    def chunks(self, key: str, *, start: int = 0, size: int = 1024 * 1024) -> Iterator[bytes]:
+        """An object from byte `start` on, which it must have, in pieces of at most `size` bytes."""
+        with _translated_errors(key):
+            found = self._client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={start}-")
+            yield from found["Body"].iter_chunks(size)
+
     def sha256(self, key: str) -> str:
         """SHA-256 of what is stored, read back in full; hex."""
         digest = hashlib.sha256()

@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from app.checkpoints import PREFIXES
 from app.lora_format.names import UnetShape
 from worker.ml.base_models.load import WEIGHTS, BaseModel
-from worker.ml.base_models.single_file_names import PREFIXES, place_of
+from worker.ml.base_models.single_file_names import place_of
 
 
 def single_file_tensors(base: BaseModel) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 from celery.signals import setup_logging, worker_process_init, worker_shutting_down
 
 from app.broker import celery_app
+from app.catalog import load_catalog
 from app.database import get_engine
 from app.logs import configure_logs
 from app.settings import get_settings
@@ -15,6 +16,10 @@ from worker.drain import start_draining
 log = logging.getLogger(__name__)
 
 __all__ = ["celery_app", "tasks"]
+
+
+# One that cannot be used stops the worker here, not at its first job.
+load_catalog(get_settings().catalog_path)
 
 
 @setup_logging.connect

@@ -3,23 +3,15 @@
 from functools import cache
 
 from app.catalog import BaseModelEntry, CaptionerEntry, load_catalog
-from app.errors import JobError, JobInputMissing
+from app.errors import JobInputMissing
 from app.settings import get_settings
+from worker.handlers.base_model_files import fetch_base_model
+from worker.handlers.errors import ModelUnavailable
 from worker.ml.base_models.device import DevicePolicy, choose_policy
 from worker.ml.captioning.blip import BlipCaptioner, CaptionerUnavailable
 from worker.ml.captioning.captioner import Captioner
 from worker.ml.inference.pipelines import PipelineCache
 from worker.ml.inference.spec import BaseModelSpec
-
-
-class ModelUnavailable(JobError):
-    """A network cannot be loaded; a hub may only be away for a while."""
-
-    retryable = True
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
 
 
 @cache
@@ -81,13 +73,21 @@ def base_model_entry(base_model_id: str) -> BaseModelEntry:
 
 
 def base_model_spec(entry: BaseModelEntry) -> BaseModelSpec:
-    """The entry as the ML code takes it."""
+    """The entry as the ML code takes it; a file in the service's bucket is on this machine then.
+
+    Raises:
+        JobInputMissing, ModelUnavailable, StorageUnavailable: see `fetch_base_model`.
+    """
+    catalog_path = get_settings().catalog_path
+    if entry.source_kind == "s3":
+        location = str(fetch_base_model(entry))
+    else:
+        location = entry.location(catalog_path)
     return BaseModelSpec(
         id=entry.id,
-        location=entry.location(get_settings().catalog_path),
+        location=location,
         revision=entry.revision,
-        prediction_type=entry.prediction_type,
-        zero_terminal_snr=entry.zero_terminal_snr,
         architecture=entry.architecture,
         vae_scale_factor=entry.vae_scale_factor,
+        **load_catalog(catalog_path).variant(entry, catalog_path),
     )

@@ -12,16 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from app.checkpoints import EXTRAS, PREFIXES, NotACheckpoint, checkpoint_parts
 from app.lora_format.names import UnetShape
 from worker.ml.base_models.errors import BaseModelUnavailable
-from worker.ml.base_models.single_file_names import (
-    EXTRAS,
-    PREFIXES,
-    V_PREDICTION_MARK,
-    ZERO_SNR_MARK,
-    Place,
-    place_of,
-)
+from worker.ml.base_models.single_file_names import Place, place_of
 
 # A header of an SDXL checkpoint has about 2,500 entries, 400 KB.
 _MAX_HEADER_BYTES = 64 * 1024**2
@@ -50,31 +44,22 @@ class SingleFile:
                 self.keys = frozenset(opened.keys())
         except (OSError, SafetensorError) as error:
             raise BaseModelUnavailable(f"{path.name}: {error}") from error
-        if not self.has("unet"):
-            first = ", ".join(sorted(self.keys)[:_NAMED])
-            raise BaseModelUnavailable(
-                f"{path.name} is no SDXL checkpoint: nothing in it begins with "
-                f"{PREFIXES['unet']}; its first names are {first}"
-            )
-        known = tuple(PREFIXES.values())
-        foreign = [k for k in sorted(self.keys) if not k.startswith(known) and not EXTRAS.match(k)]
-        if foreign:
-            raise BaseModelUnavailable(
-                f"{path.name} has {len(foreign)} tensors that no part of SDXL has, such as "
-                f"{', '.join(foreign[:_NAMED])}"
-            )
+        try:
+            self._holds = checkpoint_parts(self.keys)
+        except NotACheckpoint as error:
+            raise BaseModelUnavailable(f"{path.name} is no SDXL checkpoint: {error}") from error
 
     def has(self, part: str) -> bool:
         """Whether the file holds a part: `unet`, `vae`, `text_encoder` or `text_encoder_2`."""
-        return any(key.startswith(PREFIXES[part]) and not EXTRAS.match(key) for key in self.keys)
+        return part in self._holds.parts
 
     @property
     def scheduler_changes(self) -> dict[str, Any]:
         """What the file's marks say of how it was trained."""
         changes: dict[str, Any] = {}
-        if V_PREDICTION_MARK in self.keys:
+        if self._holds.v_prediction:
             changes["prediction_type"] = "v_prediction"
-        if ZERO_SNR_MARK in self.keys:
+        if self._holds.zero_snr:
             changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return changes
 

@@ -13,25 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from app.checkpoints import PREFIXES
 from app.lora_format.names import UnetShape, sgm_name
-
-PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "text_encoder": "conditioner.embedders.0.transformer.",
-    "text_encoder_2": "conditioner.embedders.1.model.",
-}
-
-# What checkpoints carry besides: averaged weights, tables that are computed anew, the temperature
-# of CLIP's training, and marks of a model's kind.
-EXTRAS = re.compile(
-    r"^(model_ema\..*|.*\.position_ids|conditioner\.embedders\.\d\..*logit_scale|"
-    r"conditioner\.embedders\.0\.transformer\.text_projection\.weight|"
-    r"denoiser\.(sigmas|weighting\..*)|betas|logvar|(sqrt_|log_one_minus_|posterior_).*|"
-    r"alphas_cumprod(_prev)?|first_stage_model\.loss\..*|v_pred|ztsnr|edm_(mean|std))$"
-)
-# Present in a v-prediction model, and in one of zero terminal SNR.
-V_PREDICTION_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
 
 
 @dataclass(frozen=True)

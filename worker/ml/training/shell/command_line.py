@@ -149,7 +149,7 @@ def _make(args: argparse.Namespace, events: Events) -> TrainingSpec:
     asked = parse_settings(args.set or [])
     preset = _preset(args.preset)
     seed = _seed(args.seed)
-    entry, catalog_path = _base_model(args)
+    entry, catalog, catalog_path = _base_model(args)
     if args.config is not None:
         file = read_dataset_file(args.config, warn)
     else:
@@ -203,6 +203,7 @@ def _make(args: argparse.Namespace, events: Events) -> TrainingSpec:
                 architecture=entry.architecture,
                 native_resolution=entry.native_resolution,
                 vae_scale_factor=entry.vae_scale_factor,
+                **catalog.variant(entry, catalog_path),
             ),
             images=specs,
             warm_start=None if warm_start is None else str(warm_start),
@@ -246,7 +247,7 @@ def _seed(asked: str | None) -> int:
     return int(asked)
 
 
-def _base_model(args: argparse.Namespace) -> tuple[BaseModelEntry, Path]:
+def _base_model(args: argparse.Namespace) -> tuple[BaseModelEntry, Catalog, Path]:
     if args.base_model is None:
         raise SpecInvalid("--base-model is missing: a folder, a hub id or a catalog's id")
     path = args.catalog or CATALOG
@@ -254,7 +255,13 @@ def _base_model(args: argparse.Namespace) -> tuple[BaseModelEntry, Path]:
         catalog = load_catalog(path) if path.exists() or args.catalog else _NO_CATALOG
     except (OSError, ValueError) as error:
         raise SpecInvalid(f"--catalog {path}: {error}") from error
-    return base_model_entry(args.base_model, args.base_revision, catalog, path), path
+    entry = base_model_entry(args.base_model, args.base_revision, catalog, path)
+    if entry.source_kind == "s3":
+        raise SpecInvalid(
+            f"--base-model {entry.id} is in the service's storage, which only its workers read; "
+            'put the file here and list it with source_kind = "file"'
+        )
+    return entry, catalog, path
 
 
 def _resolved(
