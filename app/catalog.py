@@ -154,18 +154,13 @@ class Catalog(BaseModel):
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
             return told
         by_id = {entry.get("id"): entry for entry in entries}
-        if len(by_id) < len(entries):
-            # Told below, by the id that stands twice.
-            return told
+        _check_unique("base_models", [entry.get("id") for entry in entries])
         filled = [_filled(entry, by_id) for entry in entries]
         return {**told, "base_models": filled}
 
     @model_validator(mode="after")
-    def _ids_are_unique(self) -> Self:
-        for kind, entries in (("base_models", self.base_models), ("captioners", self.captioners)):
-            twice = [name for name, n in Counter(entry.id for entry in entries).items() if n > 1]
-            if twice:
-                raise ValueError(f"{kind}: {twice[0]} stands more than once")
+    def _captioners_are_unique(self) -> Self:
+        _check_unique("captioners", [entry.id for entry in self.captioners])
         return self
 
     def base_model(self, entry_id: str) -> BaseModelEntry | None:
@@ -203,6 +198,12 @@ def load_catalog(path: Path) -> Catalog:
         ValueError: it is not TOML, or an entry breaks its limits.
     """
     return Catalog.model_validate(tomllib.loads(path.read_text()))
+
+
+def _check_unique(kind: str, ids: list[Any]) -> None:
+    twice = [name for name, n in Counter(map(str, ids)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{kind}: {twice[0]} stands more than once")
 
 
 def _location(source: str, kind: str | None, catalog_path: Path) -> str:

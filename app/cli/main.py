@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.commands import compare, demo, generate, jobs, key, lora, migrate, train, up
+from app.cli.commands import (
+    base_model,
+    compare,
+    demo,
+    generate,
+    jobs,
+    key,
+    lora,
+    migrate,
+    train,
+    up,
+)
 from app.cli.errors import CommandError
 
 app = typer.Typer(
@@ -29,6 +40,7 @@ app.command()(jobs.jobs)
 app.command()(migrate.migrate)
 app.add_typer(lora.app, name="lora")
 app.add_typer(key.app, name="key")
+app.add_typer(base_model.app, name="base-model")
 
 
 def main() -> None:

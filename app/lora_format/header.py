@@ -7,6 +7,7 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from app.lora_format.text import has_control
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 # Some programs write an alpha as the whole number it is.
 ALPHA_ITEM_BYTES = ITEM_BYTES | {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+# And what whole models have beside their weights.
+WITH_INTEGERS = ALPHA_ITEM_BYTES | {"BOOL": 1}
 # No file has a size or an offset that eight bytes cannot count.
 _MOST = 2**63
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -35,6 +38,8 @@ class HeaderLimits:
     header_values: int = 700_000
     # Of a tensor's name. The longest of SDXL's layouts have about a hundred.
     name_chars: int = 500
+    # Number formats that are taken, and the bytes of a number; None: those of a LoRA.
+    item_bytes: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,12 @@ def _checked(
             begin, end = entry["data_offsets"]
         except (TypeError, KeyError, ValueError) as error:
             raise LoraFileInvalid(f"{name}: not a tensor entry") from error
-        known = ALPHA_ITEM_BYTES if name.endswith(".alpha") else ITEM_BYTES
+        of_lora = ALPHA_ITEM_BYTES if name.endswith(".alpha") else ITEM_BYTES
+        known = limits.item_bytes or of_lora
         if not isinstance(dtype, str) or dtype not in known:
             shown = reprlib.repr(dtype)
             raise LoraFileInvalid(
-                f"{name}: dtype is {shown}; a LoRA may have {', '.join(ITEM_BYTES)}"
+                f"{name}: dtype is {shown}; it may be {', '.join(limits.item_bytes or ITEM_BYTES)}"
             )
         if not isinstance(shape, list) or len(shape) > 4:
             shown = reprlib.repr(shape)

@@ -23,7 +23,7 @@ from app.loras.models import LoraFile, LoraTool
 from app.settings import get_settings
 from app.storage import get_store
 from worker.handlers.context import JobContext
-from worker.handlers.models import base_model_entry
+from worker.handlers.models import base_model_entry, base_model_spec
 from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.lora_files.modules import Lora
 from worker.ml.lora_files.tools.convert import convert
@@ -196,8 +196,8 @@ def _apply(
 
 
 def _checkpoint(base_model_id: str) -> Checkpoint:
-    entry = base_model_entry(base_model_id)
-    return Checkpoint(entry.location(get_settings().catalog_path), entry.revision)
+    spec = base_model_spec(base_model_entry(base_model_id))
+    return Checkpoint(spec.location, spec.revision)
 
 
 def _dtype(request: JsonObject, loras: list[Lora]) -> torch.dtype:

@@ -39,7 +39,7 @@ def test_every_command_and_each_of_its_options_is_explained(name: str) -> None:
 
 def test_the_commands_are_those_that_were_promised() -> None:
     promised = ["up", "demo", "migrate", "key create", "train", "generate", "compare", "jobs"]
-    promised += ["lora upload", "lora inspect", "lora list", "lora download"]
+    promised += ["base-model add", "lora upload", "lora inspect", "lora list", "lora download"]
     assert {f"lorawright {name}" for name in promised} < set(COMMANDS)
 
 

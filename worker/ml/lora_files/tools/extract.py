@@ -5,7 +5,7 @@ largest, whatever the size of the checkpoints.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from app.checkpoints import NotACheckpoint, checkpoint_parts
 from app.lora_format.architectures import Architecture, architectures
 from app.lora_format.errors import LoraFileError
 from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.base_models.load import local_path
+from worker.ml.base_models.single_file_names import place_of
 from worker.ml.lora_files.modules import AdapterModule, Lora
 from worker.ml.lora_files.targets import TARGETS, TEXT_TARGETS, canonical_path
 from worker.ml.lora_files.tools import metadata
@@ -48,10 +50,15 @@ class NothingToExtract(LoraFileError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with `model_index.json`, or a hub id and revision."""
+    """A folder with `model_index.json`, a hub id and revision, or a single `.safetensors` file."""
 
     location: str
     revision: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether all its weights are in one file, under the reference implementation's names."""
+        return self.location.endswith(".safetensors")
 
 
 def extract(
@@ -69,7 +76,8 @@ def extract(
     """Cut W(tuned) - W(base) of every target down to its largest singular values.
 
     Weights that are the same in both have no module in the result. The report's notes say how
-    many differing weights (norms, biases, modules outside the targets) a LoRA leaves as they were.
+    many differing weights (norms, biases, modules outside the targets) a LoRA leaves as they were;
+    of two single files, norms are not looked at.
 
     Args:
         architecture: of both.
@@ -91,7 +99,7 @@ def extract(
     seen: set[str] = set()
     components = ["unet", "text_encoder", "text_encoder_2"] if text_encoders else ["unet"]
     for component in components:
-        with _weights(base, component) as before, _weights(tuned, component) as after:
+        with _both(base, tuned, component, architecture) as (before, after):
             _same_shapes(before, after, component)
             _of_architecture(before, architecture, component)
             for name in sorted(before):
@@ -136,10 +144,9 @@ def architecture_of(base: Checkpoint) -> Architecture:
         CheckpointsDiffer: it has none of them.
         BaseModelUnavailable: it has no safetensors weights.
     """
-    known = architectures().values()
     reasons = []
-    with _weights(base, "unet") as found:
-        for each in known:
+    for each in architectures().values():
+        with _weights(base, "unet", each) as found:
             try:
                 _of_architecture(found, each, "unet")
             except CheckpointsDiffer as error:
@@ -165,33 +172,103 @@ class _Stored:
 
     file: Any
     name: str
+    # Makes the parameter of what the file has under that name.
+    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.file.get_slice(self.name).get_shape())
+        stored = torch.empty(self.file.get_slice(self.name).get_shape(), device="meta")
+        return tuple(self.convert(stored).shape)
 
     def read(self) -> Tensor:
         """Its values, float64."""
-        tensor: Tensor = self.file.get_tensor(self.name)
-        return tensor.double()
+        return self.convert(self.file.get_tensor(self.name)).double()
 
 
 @contextmanager
-def _weights(checkpoint: Checkpoint, component: str) -> Iterator[dict[str, _Stored]]:
-    """Every tensor of a component by its name, read when asked for; shards are one."""
+def _both(
+    base: Checkpoint, tuned: Checkpoint, component: str, architecture: Architecture
+) -> Iterator[tuple[dict[str, _Stored], dict[str, _Stored]]]:
+    """The component's tensors in both; a single file is asked for all that a folder has."""
     with ExitStack() as stack:
+        if base.is_file and not tuned.is_file:
+            after = stack.enter_context(_weights(tuned, component, architecture))
+            before = stack.enter_context(_weights(base, component, architecture, after))
+        else:
+            before = stack.enter_context(_weights(base, component, architecture))
+            names = None if base.is_file else before
+            after = stack.enter_context(_weights(tuned, component, architecture, names))
+        yield before, after
+
+
+@contextmanager
+def _weights(
+    checkpoint: Checkpoint,
+    component: str,
+    architecture: Architecture,
+    names: Collection[str] | None = None,
+) -> Iterator[dict[str, _Stored]]:
+    """Every tensor of a component by its name, read when asked for; shards are one.
+
+    Args:
+        names: what to look for in a single file, whose own names are others; None: the weights and
+            biases of the architecture's modules.
+    """
+    with ExitStack() as stack:
+        if checkpoint.is_file:
+            file = _open(stack, Path(checkpoint.location))
+            yield _of_single_file(file, checkpoint, component, architecture, names)
+            return
         found: dict[str, _Stored] = {}
         for path in _files(checkpoint, component):
-            try:
-                file = stack.enter_context(safe_open(str(path), framework="pt"))
-            except SafetensorError as error:
-                raise BaseModelUnavailable(f"{path}: {error}") from error
+            file = _open(stack, path)
             # CLIPTextModel lost this level in newer transformers.
             found |= {
                 _plain(component, name): _Stored(file, name)
                 for name in file.keys()  # noqa: SIM118 (no dict)
             }
         yield found
+
+
+def _open(stack: ExitStack, path: Path) -> Any:
+    try:
+        return stack.enter_context(safe_open(str(path), framework="pt"))
+    except (SafetensorError, OSError) as error:
+        raise BaseModelUnavailable(f"{path}: {error}") from error
+
+
+def _of_single_file(
+    file: Any,
+    checkpoint: Checkpoint,
+    component: str,
+    architecture: Architecture,
+    names: Collection[str] | None,
+) -> dict[str, _Stored]:
+    keys = frozenset(file.keys())
+    try:
+        parts = checkpoint_parts(keys).parts
+    except NotACheckpoint as error:
+        raise BaseModelUnavailable(f"{checkpoint.location}: {error}") from error
+    if component not in parts:
+        raise BaseModelUnavailable(f"{checkpoint.location} has no {component}")
+    wanted = names if names is not None else _parameters(component, architecture)
+    places = {name: place_of(component, name, unet=architecture.shape) for name in wanted}
+    return {
+        name: _Stored(file, place.key, place.convert)
+        for name, place in places.items()
+        if place.key in keys
+    }
+
+
+def _parameters(component: str, architecture: Architecture) -> list[str]:
+    """Names of the weights and biases of a component's modules."""
+    return [
+        _plain(component, f"{path.removeprefix(component)[1:]}.{kind}")
+        for path in architecture.weights
+        if path.startswith(f"{component}.")
+        # A projection has no bias, nor a place for one.
+        for kind in (("weight",) if path.endswith("text_projection") else ("weight", "bias"))
+    ]
 
 
 def _plain(component: str, name: str) -> str:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from worker.ml.base_models.load import BaseModelUnavailable
+from tests.single_file_checkpoint import single_file_tensors, write_single_file
+from worker.ml.base_models.device import choose_policy
+from worker.ml.base_models.errors import BaseModelUnavailable
+from worker.ml.base_models.load import load_base_model
 from worker.ml.lora_files.targets import TARGETS, TEXT_TARGETS
 from worker.ml.lora_files.tools.extract import (
     Checkpoint,
@@ -181,3 +184,53 @@ def test_weights_in_shards_are_read_as_one(tuned, architecture):
     lora, report = run(before, after, architecture, RankChoice(1))
     assert len(lora.modules) == 1
     assert report.error < 1e-4
+
+
+def test_single_files_and_folders_give_the_same_lora(tuned, tmp_path, architecture):
+    """Fused and transposed weights of the file's second text encoder are taken apart again."""
+    before, after, edit = tuned
+    added = {}
+
+    def add(component, name):
+        def change(tensors):
+            added[f"{component}.{name}"] = low_rank(tensors[name].shape, 2, len(added)) * 0.1
+            tensors[name] = tensors[name] + added[f"{component}.{name}"]
+
+        edit(component, change)
+
+    add("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight")
+    add("text_encoder_2", "text_model.encoder.layers.0.self_attn.k_proj.weight")
+    files = [
+        write_single_file(
+            load_base_model(str(folder), None, choose_policy("cpu")), tmp_path / f"{n}.safetensors"
+        )
+        for n, folder in enumerate((before, after))
+    ]
+    choice = RankChoice(rank=2)
+    expected, _ = run(before, after, architecture, choice, text_encoders=True)
+    assert len(expected.modules) == 2
+    for base, fine in ((files[0], files[1]), (before, files[1]), (files[0], after)):
+        found, report = run(base, fine, architecture, choice, text_encoders=True)
+        assert found.modules.keys() == expected.modules.keys()
+        for path, module in expected.modules.items():
+            assert torch.allclose(found.modules[path].delta(), module.delta(), atol=1e-6), path
+        assert report.error < 1e-3
+
+
+def test_a_file_that_is_no_checkpoint_or_lacks_a_part_is_refused(tuned, tmp_path, architecture):
+    before, after, _ = tuned
+    base = load_base_model(str(before), None, choose_policy("cpu"))
+    tensors = single_file_tensors(base)
+    unet = {k: v for k, v in tensors.items() if k.startswith("model.")}
+    save_file(unet, tmp_path / "unet.safetensors")
+    with pytest.raises(BaseModelUnavailable, match="has no text_encoder"):
+        run(
+            before,
+            tmp_path / "unet.safetensors",
+            architecture,
+            RankChoice(rank=2),
+            text_encoders=True,
+        )
+    save_file({"odd": torch.ones(1)}, tmp_path / "odd.safetensors")
+    with pytest.raises(BaseModelUnavailable, match="nothing in it begins with"):
+        run(tmp_path / "odd.safetensors", after, architecture, RankChoice(rank=2))
