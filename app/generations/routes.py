@@ -50,6 +50,15 @@ def create_generation(
     return _read(session, jobs.get(session, account.id, generation.id))
 
 
+@router.post("/{job_id}/replay", status_code=201)
+def replay_generation(
+    job_id: str, account: GenerationsAccount, session: SessionDep, request_id: RequestId
+) -> GenerationRead:
+    """Make the same pictures again, as a new job."""
+    generation = service.replay(session, account.id, job_id, request_id)
+    return _read(session, jobs.get(session, account.id, generation.id))
+
+
 @router.get("")
 def list_generations(
     account: GenerationsAccount,

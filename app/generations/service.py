@@ -3,12 +3,15 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.catalog import load_catalog
 from app.database import new_id
+from app.errors import Conflict, NotFound
 from app.generations.batching import batch_key
-from app.generations.freeze import freeze
+from app.generations.freeze import Frozen, freeze
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schemas import GenerationCreate
 from app.jobs import service as jobs
+from app.settings import get_settings
 from app.storage import ObjectStore
 
 
@@ -25,6 +28,34 @@ def submit(
         RequestError: see `freeze`.
     """
     frozen = freeze(session, store, account_id, request)
+    return _queue(session, account_id, frozen, request.metadata, request_id)
+
+
+def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
+    """Queue the same pictures again: same seed, same files, whatever became of the LoRAs' rows.
+
+    Raises:
+        NotFound: no such generation in this account, or its base model is no longer offered.
+        Conflict: it has not succeeded.
+    """
+    job = jobs.get(session, account_id, job_id, "generation")
+    if job.status != "succeeded":
+        raise Conflict(f"{job_id} is {job.status}; only what has succeeded can be made again")
+    done = session.get_one(Generation, job_id)
+    base_model = load_catalog(get_settings().catalog_path).base_model(done.base_model)
+    if base_model is None:
+        raise NotFound(f"The base model {done.base_model} is no longer offered")
+    frozen = Frozen(base_model, done.request, done.loras)
+    return _queue(session, account_id, frozen, dict(job.labels), request_id)
+
+
+def _queue(
+    session: Session,
+    account_id: str,
+    frozen: Frozen,
+    labels: dict[str, str],
+    request_id: str,
+) -> Generation:
     job_id = new_id("gen")
     jobs.submit(
         session,
@@ -32,10 +63,10 @@ def submit(
         kind="generation",
         queue="generate",
         account_id=account_id,
-        labels=request.metadata,
+        labels=labels,
         request_id=request_id,
         batch_key=batch_key(frozen.base_model.id, frozen.request),
-        batch_size=request.num_images,
+        batch_size=frozen.request["num_images"],
     )
     generation = Generation(
         id=job_id,

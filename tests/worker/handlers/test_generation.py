@@ -255,3 +255,18 @@ def test_a_second_pass_enlarges(client, submit):
     job = read(client, job_id)
     assert [(i["width"], i["height"]) for i in job["images"]] == [(96, 96)]
     assert job["receipt"]["hires"]["scale"] == 1.5
+
+
+def test_a_replay_makes_the_same_bytes_though_the_lora_was_renamed(client, submit, make_lora):
+    lora = make_lora(6)
+    first = submit(loras=[{"lora": lora, "weight": 0.6}], num_images=2)
+    assert client.post(f"/v1/generations/{first}/replay").status_code == 409
+    runner.run_next("generate")
+    client.patch(f"/v1/loras/{lora}", json={"name": "other", "default_weight": 0.1})
+    again = client.post(f"/v1/generations/{first}/replay")
+    assert again.status_code == 201, again.text
+    runner.run_next("generate")
+    before, after = read(client, first), read(client, again.json()["id"])
+    assert after["request"] == before["request"]
+    assert [i["sha256"] for i in after["images"]] == [i["sha256"] for i in before["images"]]
+    assert client.post("/v1/generations/gen_none/replay").status_code == 404
