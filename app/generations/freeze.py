@@ -1,6 +1,7 @@
 """Check a request for pictures, and freeze it: every default, file and weight that decides them."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -13,6 +14,7 @@ from app.generations import inputs, prompt_tags
 from app.generations.schedulers import why_not
 from app.generations.schemas import MAX_SEED, GenerationCreate, LoraUse, LoraWeights
 from app.jobs.models import Job
+from app.lora_format.architectures import architectures
 from app.loras import service as loras
 from app.settings import get_settings
 from app.storage import ObjectStore
@@ -100,6 +102,8 @@ def _resolve(
             f"{found.id} ({found.name}) was made for {found.architecture}; {base_model.id} is "
             f"{base_model.architecture}, and not one of its keys would match"
         )
+    if isinstance(use.weight, LoraWeights):
+        _check_blocks(use.weight.blocks, base_model.architecture)
     return {
         "lora": found.id,
         "name": found.name,
@@ -109,6 +113,17 @@ def _resolve(
         "sha256": found.sha256,
         "object_key": found.object_key,
     }
+
+
+def _check_blocks(blocks: Mapping[str, float], architecture: str) -> None:
+    """A weight for a block that the base model has not would be silently without effect."""
+    known = architectures().get(architecture)
+    for block in blocks if known is not None else ():
+        if not any(f"{path}.".startswith(f"{block}.") for path in known.weights):
+            raise _invalid(
+                "/loras",
+                f"no module of {architecture} begins with {block!r}, a block with a weight",
+            )
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,9 @@ def download(
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in found["name"])
         # PEFT's layout is two files; only an upload may lack the second.
         ending = "zip" if layout == "peft" != found["layout"] else "safetensors"
+        if layout not in (None, found["layout"]):
+            # Beside the file as it is stored, not over it.
+            ending = f"{layout}.{ending}"
         target = output / f"{safe.strip('. ') or found['id']}.{ending}"
         query = f"?format={layout}" if layout else ""
         client.download(f"/v1/loras/{found['id']}/download{query}", target)

@@ -118,3 +118,12 @@ def test_a_wrong_value_is_named(client, fields, pointer):
 
 def test_an_unknown_lora_is_a_404(client):
     assert submit(client, loras=[{"lora": "lora_none"}]).status_code == 404
+
+
+def test_a_weight_for_a_block_that_is_not_there_is_refused(client):
+    lora = make_lora("ink")
+    for block, status in (("unet.up_blocks.1", 201), ("unet.nope", 422), ("unet.up_block", 422)):
+        uses = [{"lora": lora, "weight": {"blocks": {block: 1.0}}}]
+        answer = submit(client, loras=uses)
+        assert answer.status_code == status, answer.text
+    assert "'unet.up_block'" in answer.json()["detail"]
