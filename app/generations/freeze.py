@@ -118,7 +118,9 @@ def _resolve(
 def _check_blocks(blocks: Mapping[str, float], architecture: str) -> None:
     """A weight for a block that the base model has not would be silently without effect."""
     known = architectures().get(architecture)
-    for block in blocks if known is not None else ():
+    if known is None:
+        return
+    for block in blocks:
         if not any(f"{path}.".startswith(f"{block}.") for path in known.weights):
             raise _invalid(
                 "/loras",
