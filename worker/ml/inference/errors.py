@@ -63,6 +63,12 @@ class InitImageInvalid(InferenceError):
     code = "init_image_invalid"
 
 
+class OutOfMemory(InferenceError):
+    """The device has too little memory for one picture of this size, whatever is given up."""
+
+    code = "out_of_memory"
+
+
 class Stopped(InferenceError):
     """The caller asked to stop; nothing was drawn to the end."""
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from PIL import Image
 
 from worker.ml.inference.bank import LoraReport
-from worker.ml.inference.batches import Batch, batches
+from worker.ml.inference.batches import Batch, Row, batches
 from worker.ml.inference.denoise import StepDone, denoise, hires_size
-from worker.ml.inference.errors import InferenceError, Stopped
-from worker.ml.inference.memory import MemoryPlan
+from worker.ml.inference.errors import InferenceError, OutOfMemory, Stopped
+from worker.ml.inference.memory import MemoryPlan, thriftiest
 from worker.ml.inference.pictures import decode_latents, kept_outside
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.prepare import Prepared, prepare
@@ -72,6 +73,8 @@ class _Progress:
     watch: Watch
     pictures: dict[int, GeneratedImage] = field(default_factory=dict)
     stopped: bool = False
+    # Why no more of its pictures can be had.
+    failed: InferenceError | None = None
     # The step a preview was last shown of, as second-order schedulers pass each twice.
     previewed: int = 0
 
@@ -128,11 +131,12 @@ def generate_many(
         except InferenceError as error:
             yield number, error
     for batch in batches(ready, lambda one: _plan(handle, one.spec).batch):
-        rows = tuple(row for row in batch.rows if not progress[row.prepared.number].stopped)
-        for prepared in _draw(handle, Batch(rows), progress) if rows else ():
+        for prepared in _draw(handle, batch, progress):
             number, own = prepared.number, progress[prepared.number]
             if own.stopped:
                 yield number, _stopped()
+            elif own.failed is not None:
+                yield number, own.failed
             else:
                 images = [own.pictures[index] for index in range(len(prepared.spec.seeds))]
                 yield number, Generation(images, list(prepared.reports))
@@ -141,12 +145,59 @@ def generate_many(
 def _draw(
     handle: PipelineHandle, batch: Batch, progress: Sequence[_Progress]
 ) -> Iterator[Prepared]:
-    """Draw a batch; yields the specs that have come to their end with it."""
-    specs = {row.prepared.number: row.prepared for row in batch.rows}
+    """Draw a batch; yields the specs that have come to their end with it.
+
+    What memory holds is reckoned, so it may run out all the same: then half the rows are tried,
+    and of a single one the thriftiest way.
+    """
+    # Those that came to their end with an earlier batch are left out.
+    wanted = tuple(row for row in batch.rows if _is_wanted(row, progress))
+    specs = {row.prepared.number: row.prepared for row in wanted}
+    pending = [wanted]
+    sparing = False
+    while pending:
+        rows = tuple(row for row in pending.pop() if _is_wanted(row, progress))
+        if not rows:
+            continue
+        plan = _plan(handle, rows[0].prepared.spec)
+        try:
+            handle.settle(thriftiest(plan) if sparing else plan)
+            _draw_rows(handle, Batch(rows), progress)
+            continue
+        except torch.OutOfMemoryError as error:
+            # Its traceback holds the tensors that are in the way, so it must end first.
+            told = str(error)
+        if handle.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        if middle:
+            pending += [rows[middle:], rows[:middle]]
+        elif not sparing:
+            sparing = True
+            pending.append(rows)
+        else:
+            spec = rows[0].prepared.spec
+            progress[rows[0].prepared.number].failed = OutOfMemory(
+                f"one picture of {spec.width}×{spec.height} does not fit the device: {told}"
+            )
+    for number, prepared in specs.items():
+        own = progress[number]
+        if own.stopped or own.failed or len(own.pictures) == len(prepared.spec.seeds):
+            yield prepared
+
+
+def _is_wanted(row: Row, progress: Sequence[_Progress]) -> bool:
+    own = progress[row.prepared.number]
+    return not own.stopped and own.failed is None and row.index not in own.pictures
+
+
+def _draw_rows(handle: PipelineHandle, batch: Batch, progress: Sequence[_Progress]) -> None:
+    """Draw rows together, until all their specs ask to stop."""
+    numbers = list(dict.fromkeys(row.prepared.number for row in batch.rows))
 
     def stop_if_all_ask() -> None:
         # Each is asked, even where the first says no.
-        asked = [progress[number].ask() for number in specs]
+        asked = [progress[number].ask() for number in numbers]
         if all(asked):
             raise Stopped("stopped before the picture was finished")
 
@@ -156,7 +207,6 @@ def _draw(
 
     try:
         stop_if_all_ask()
-        handle.settle(_plan(handle, batch.rows[0].prepared.spec))
         latents = denoise(handle, batch, on_step)  # (B, 4, h, w)
         for row, latent in zip(batch.rows, latents, strict=True):
             own = progress[row.prepared.number]
@@ -168,10 +218,6 @@ def _draw(
                 )
     except Stopped:
         pass
-    for number, prepared in specs.items():
-        own = progress[number]
-        if own.stopped or len(own.pictures) == len(prepared.spec.seeds):
-            yield prepared
 
 
 def _tell(

@@ -6,7 +6,7 @@ told to decode in tiles, whose seams it blends. What a network makes on its way 
 meta device (`bench/inference_memory.py`): it is linear in rows and pixels, to 1 % for SDXL.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 MIB = 1024**2
@@ -81,6 +81,12 @@ class MemoryPlan:
     needed_bytes: int
     fits: bool
     why: str
+
+
+def thriftiest(plan: MemoryPlan) -> MemoryPlan:
+    """The same with everything given up that can be."""
+    why = f"{_said(PLACEMENTS[-1], True)}, as memory ran out"
+    return replace(plan, placement=PLACEMENTS[-1], vae_tiling=True, batch=1, why=why)
 
 
 def plan_memory(
