@@ -143,3 +143,15 @@ def test_a_catalog_that_is_wrong_stops_the_api_at_its_start(tmp_path, monkeypatc
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()
+
+
+def test_what_is_shipped_draws_by_default_with_a_scheduler_that_can():
+    from app.generations.schedulers import why_not
+    from app.settings import REPOSITORY
+
+    for entry in load_catalog(REPOSITORY / "assets" / "catalog.toml").base_models:
+        pure_noise = entry.zero_terminal_snr or False
+        told = why_not(
+            entry.generation.scheduler, steps=entry.generation.steps, pure_noise=pure_noise
+        )
+        assert told is None, entry.id
