@@ -21,7 +21,6 @@ from app.errors import JobInputMissing, LeaseLost, LorawrightError, NotFound
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
-from app.settings import get_settings
 from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
@@ -64,7 +63,9 @@ def run_next(queue: str) -> bool:
         first = lifecycle.claim(session, queue, worker_id())
         if first is None:
             return False
-        mates = lifecycle.claim_mates(session, first, get_settings().max_batch_images)
+        mates: list[Claim] = []
+        if first.kind == "generation" and first.batch_key is not None:
+            mates = lifecycle.claim_mates(session, first, generation.places(session, first))
     claims = [first, *mates]
     ids = [claim.job_id for claim in claims]
     with structlog.contextvars.bound_contextvars(job_id=first.job_id, attempt=first.attempt):

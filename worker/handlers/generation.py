@@ -21,6 +21,8 @@ from app.database import JsonObject, transaction
 from app.errors import JobError, JobInputMissing, LeaseLost, NotFound
 from app.generations.models import GeneratedImage as ImageRow
 from app.generations.models import Generation
+from app.jobs.lifecycle import Claim
+from app.settings import get_settings
 from app.storage import get_store
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.lora_cache import fetch_lora
@@ -29,7 +31,13 @@ from worker.handlers.prefetch import Prefetch
 from worker.ml.base_models.errors import BaseModelUnavailable
 from worker.ml.inference.errors import InferenceError
 from worker.ml.inference.errors import Stopped as DrawingStopped
-from worker.ml.inference.generate import GeneratedImage, Preview, Watch, generate_many
+from worker.ml.inference.generate import (
+    GeneratedImage,
+    Preview,
+    Watch,
+    batch_limit,
+    generate_many,
+)
 from worker.ml.inference.generate import Generation as Drawn
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.provenance import Receipt, encode_image, make_receipt
@@ -98,6 +106,27 @@ def run(contexts: Sequence[JobContext]) -> Iterator[tuple[JobContext, Publish | 
                 yield request.context, _stored(request, handle, outcome)
             except Exception as error:  # of this job alone; the runner records it
                 yield request.context, error
+
+
+def places(session: Session, claim: Claim) -> int:
+    """How many pictures a batch with this job may have: what this worker would draw at once.
+
+    Jobs it could only draw one after another are left to other workers. One whose base model is
+    not loaded yet comes alone, as what memory will hold beside it is not known.
+    """
+    detail = session.get_one(Generation, claim.job_id)
+    handle = pipelines().find(detail.base_model)
+    if handle is None:
+        return 1
+    request = detail.request
+    scale = request["hires"]["scale"] if request["hires"] else 1.0
+    return batch_limit(
+        handle,
+        round(request["width"] * scale),
+        round(request["height"] * scale),
+        guided=request["guidance_scale"] > 1,
+        most=get_settings().max_batch_images,
+    )
 
 
 def watch(context: JobContext) -> Watch:

@@ -5,6 +5,7 @@ import io
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,20 @@ def test_a_replay_makes_the_same_bytes_though_the_lora_was_renamed(client, submi
     assert after["request"] == before["request"]
     assert [i["sha256"] for i in after["images"]] == [i["sha256"] for i in before["images"]]
     assert client.post("/v1/generations/gen_none/replay").status_code == 404
+
+
+def test_no_more_is_claimed_than_would_be_drawn_at_once(client, submit, monkeypatch):
+    jobs = [submit() for _ in range(3)]
+    handle = pipelines().get(base_model_spec(base_model_entry("emoji-64")))
+    real = handle.plan
+    few = lambda *size, **wanted: replace(real(*size, **wanted), batch=2)  # noqa: E731
+    monkeypatch.setattr(handle, "plan", few)
+    runner.run_next("generate")
+    assert [read(client, job)["status"] for job in jobs] == ["succeeded", "succeeded", "queued"]
+
+    # Another worker, which has not loaded the base model, cannot know yet.
+    monkeypatch.setattr(handle, "plan", real)
+    monkeypatch.setattr(pipelines(), "find", lambda _: None)
+    more = submit()
+    runner.run_next("generate")
+    assert [read(client, job)["status"] for job in (jobs[2], more)] == ["succeeded", "queued"]

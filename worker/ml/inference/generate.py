@@ -256,6 +256,11 @@ def _stopped() -> Stopped:
     return Stopped("stopped before the picture was finished")
 
 
+def batch_limit(handle: PipelineHandle, width: int, height: int, *, guided: bool, most: int) -> int:
+    """How many pictures of a size would be denoised together now, at least 1."""
+    return handle.plan(width, height, guided=guided, most=min(most, _MAX_BATCH)).batch
+
+
 def _plan(handle: PipelineHandle, spec: GenerationSpec) -> MemoryPlan:
     """How pictures such as this spec's are drawn in the memory there is."""
     width, height = hires_size(spec)

@@ -124,6 +124,12 @@ class PipelineCache:
         """Ids of the base models that are loaded, the least recently used first."""
         return [spec.id for spec in self._handles]
 
+    def find(self, base_model_id: str) -> PipelineHandle | None:
+        """The loaded pipeline of a base model; None while it is not loaded."""
+        return next(
+            (handle for spec, handle in self._handles.items() if spec.id == base_model_id), None
+        )
+
     def get(self, spec: BaseModelSpec) -> PipelineHandle:
         """The pipeline of a base model, loaded now unless it is kept.
 
