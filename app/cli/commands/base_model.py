@@ -4,12 +4,17 @@ import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
 
 from app.cli.errors import CommandError
+from app.cli.options import DataDir
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 app = typer.Typer(help="Base models of the catalog.", no_args_is_help=True)
 # Twice the size of an SDXL in float32.
@@ -43,15 +48,17 @@ def add(
     zero_terminal_snr: Annotated[
         bool, typer.Option(help="It was trained to begin at pure noise.")
     ] = False,
+    data_dir: DataDir = Path(".lorawright"),
 ) -> None:
     """Check a checkpoint, upload it to the bucket, and print the catalog entry to paste.
 
-    The bucket is that of LORAWRIGHT_S3_*, and the catalog that of LORAWRIGHT_CATALOG_PATH, as for
-    the API and the workers, which must be started anew once the entry stands there.
+    The bucket is that of LORAWRIGHT_S3_*, or else that of the embedded stack in --data-dir, and the
+    catalog that of LORAWRIGHT_CATALOG_PATH, as for the API and the workers, which must be started
+    anew once the entry stands there.
     """
     from app.errors import LorawrightError
     from app.settings import get_settings
-    from app.storage import get_store
+    from app.storage import make_store
 
     errors = Console(stderr=True, highlight=False)
     catalog_path = get_settings().catalog_path
@@ -77,12 +84,29 @@ def add(
     _check_entry(entry, catalog_path)
     errors.print(f"uploading {entry['bytes']} bytes to {key}", soft_wrap=True)
     try:
-        get_store().put_file(key, file, "application/octet-stream")
+        make_store(_with_stack(get_settings(), data_dir)).put_file(
+            key, file, "application/octet-stream"
+        )
     except LorawrightError as error:
         raise CommandError(error.detail) from error
     errors.print(f"Put this into {catalog_path}, and start the API and the workers anew:")
     console = Console(highlight=False)
     console.print(_toml(entry), markup=False, soft_wrap=True)
+
+
+def _with_stack(settings: "Settings", data_dir: Path) -> "Settings":
+    """The settings, with the storage of a folder's stack where they name none."""
+    from app.cli.stack.state import load_state
+
+    state = None if settings.s3_endpoint_url else load_state(data_dir)
+    if state is None or state.s3_endpoint_url is None:
+        return settings
+    told = {
+        "s3_endpoint_url": state.s3_endpoint_url,
+        "s3_access_key_id": state.secrets.s3_access_key_id,
+        "s3_secret_access_key": SecretStr(state.secrets.s3_secret_access_key),
+    }
+    return settings.model_copy(update=told)
 
 
 def _checked(file: Path) -> frozenset[str]:

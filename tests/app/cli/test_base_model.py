@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -111,3 +112,27 @@ def test_a_file_that_is_no_safetensors_is_refused(servers: EmbeddedServers, tmp_
     missing = add(servers, str(tmp_path / "none.safetensors"), "--id", "ink")
     assert missing.returncode == 1
     assert "No such file" in missing.stderr
+
+
+def test_the_bucket_of_a_folders_stack_is_found_without_variables(
+    servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    file = checkpoint(tmp_path / "folder.safetensors", NAMES)
+    told = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LORAWRIGHT_", "AWS_"))
+    }
+    made = subprocess.run(
+        [
+            *(sys.executable, "-m", "app.cli.main", "base-model", "add", str(file), "--id", "f"),
+            *("--data-dir", str(servers.data_dir)),
+        ],
+        env=told | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    key = tomllib.loads(made.stdout)["base_models"][0]["source"]
+    assert get_store().sha256(key) == hashlib.sha256(file.read_bytes()).hexdigest()
