@@ -8,6 +8,7 @@ pictures that start from a picture, and a look at the way there.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,15 +153,8 @@ class _Loop:
             # Second-order schedulers call twice a step.
             share = (number + 1) / len(timesteps) * (stage.steps - stage.first_step)
             self.done = before + round(share)
-            on_step(
-                StepDone(
-                    self.done,
-                    self.total,
-                    lambda o=output, t=timestep, x=sample, s=sigma: foretold(  # type: ignore[misc]
-                        scheduler, o, t, x, s
-                    ),
-                )
-            )
+            estimate = partial(foretold, scheduler, output, timestep, sample, sigma)
+            on_step(StepDone(self.done, self.total, estimate))
         return latents
 
     def _noise(self, stage: _Pass) -> Tensor:
