@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -41,7 +41,8 @@ router = APIRouter(prefix="/v1/loras", tags=["loras"])
 routers = [router]
 
 DownloadFormat = Annotated[
-    Layout | None, Query(alias="format", description="File layout; as it is stored without it")
+    Layout | Literal["original"],
+    Query(alias="format", description="File layout; `original` is the file as it is stored"),
 ]
 LoraFileField = Annotated[UploadFile, File(description="A .safetensors file")]
 BaseModelField = Annotated[
@@ -139,18 +140,19 @@ async def download_lora(
     account_id: BriefAccountId,
     store: StoreDep,
     request_id: RequestId,
-    layout: DownloadFormat = None,
+    layout: DownloadFormat = "kohya",
 ) -> RedirectResponse:
     """Redirect to the file; one in another layout than it is stored in is made when asked for.
 
-    Web UIs and ComfyUI load kohya's layout, which trainings write. PEFT's is a zip of its two
-    files. A file that takes long to make answers 503 with `Retry-After`.
+    Web UIs and ComfyUI load kohya's layout, the default, which trainings write. PEFT's is a zip
+    of its two files. A file that takes long to make answers 503 with `Retry-After`.
     """
 
     def look() -> str | Conversion:
         with transaction() as session:
             lora = service.get(session, account_id, lora_id)
-            return tools.file_or_conversion(session, store, lora, layout, request_id)
+            wanted = None if layout == "original" else layout
+            return tools.file_or_conversion(session, store, lora, wanted, request_id)
 
     def look_again(made: Conversion) -> str:
         with transaction() as session:

@@ -11,7 +11,7 @@ from app.openai_images.errors import OpenAIRoute
 from app.openai_images.schemas import ImagesRequest, ImagesResponse, ModelList
 from app.settings import get_settings
 from app.storage import get_store
-from app.web.dependencies import Credentials, GenerationsAccount, RequestId, SessionDep, account_for
+from app.web.dependencies import BriefAccountId, GenerationsAccount, RequestId, SessionDep
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 routers = [router]
@@ -26,15 +26,13 @@ class PictureLate(ServiceUnavailable):
 
 @router.post("/images/generations", response_model_exclude_none=True)
 async def generate_images(
-    body: ImagesRequest, credentials: Credentials, request: Request, request_id: RequestId
+    body: ImagesRequest, account_id: BriefAccountId, request: Request, request_id: RequestId
 ) -> ImagesResponse:
     """Draw pictures and wait for them; `model` is a base model or a LoRA."""
 
-    def submit() -> tuple[str, str]:
+    def submit() -> str:
         with transaction() as session:
-            account = account_for(session, credentials, "generations")
-            job_id = service.submit(session, get_store(), account.id, body, request_id)
-            return account.id, job_id
+            return service.submit(session, get_store(), account_id, body, request_id)
 
     def read() -> ImagesResponse:
         with transaction() as session:
@@ -44,7 +42,7 @@ async def generate_images(
         with transaction() as session:
             service.give_up(session, account_id, job_id)
 
-    account_id, job_id = await run_in_threadpool(submit)
+    job_id = await run_in_threadpool(submit)
     seconds = get_settings().openai_wait_seconds
     if not await wait_until_ended(job_id, seconds, request.is_disconnected):
         await run_in_threadpool(cancel)

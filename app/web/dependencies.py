@@ -33,33 +33,20 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 def current_key(session: SessionDep, credentials: Credentials) -> ApiKey:
     """The key of the Authorization header."""
-    return _key_of(session, credentials)
+    if credentials is None:
+        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
+    return accounts.authenticate(session, credentials.credentials)
 
 
 def scoped(scope: Scope) -> Callable[[ApiKey], Account]:
     """A dependency that yields the account, if its key has the scope (admin has all)."""
 
     def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
-        return _allowed(key, scope)
+        if scope not in key.scopes and "admin" not in key.scopes:
+            raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
+        return key.account
 
     return account
-
-
-def account_for(session: Session, credentials: Credentials, scope: Scope) -> Account:
-    """The same for routes that wait, which must not hold a session meanwhile."""
-    return _allowed(_key_of(session, credentials), scope)
-
-
-def _key_of(session: Session, credentials: HTTPAuthorizationCredentials | None) -> ApiKey:
-    if credentials is None:
-        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
-    return accounts.authenticate(session, credentials.credentials)
-
-
-def _allowed(key: ApiKey, scope: Scope) -> Account:
-    if scope not in key.scopes and "admin" not in key.scopes:
-        raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
-    return key.account
 
 
 def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
@@ -67,9 +54,7 @@ def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     return key.account
 
 
-def brief_account_id(
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> str:
+def brief_account_id(credentials: Credentials) -> str:
     """The account of a key for generations, looked up in a transaction of its own.
 
     For routes that wait: the session of the others would hold its connection all the while.

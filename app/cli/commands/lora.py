@@ -141,9 +141,9 @@ def list_loras(
 def download(
     lora: Annotated[str, typer.Argument(help="A LoRA's id, or a name that only one has.")],
     layout: Annotated[
-        str | None,
-        typer.Option("--format", help="kohya, diffusers or peft; else as it is stored."),
-    ] = None,
+        str,
+        typer.Option("--format", help="kohya, diffusers, peft, or original: as it is stored."),
+    ] = "kohya",
     output: Annotated[Path, typer.Option(help="Folder to save the file in.")] = Path("."),
     url: Url = None,
     key: Key = None,
@@ -160,12 +160,11 @@ def download(
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in found["name"])
         # PEFT's layout is two files; only an upload may lack the second.
         ending = "zip" if layout == "peft" != found["layout"] else "safetensors"
-        if layout not in (None, found["layout"]):
-            # Beside the file as it is stored, not over it.
+        if layout != "kohya":
+            # Beside the file that other programs load, not over it.
             ending = f"{layout}.{ending}"
         target = output / f"{safe.strip('. ') or found['id']}.{ending}"
-        query = f"?format={layout}" if layout else ""
-        client.download(f"/v1/loras/{found['id']}/download{query}", target)
+        client.download(f"/v1/loras/{found['id']}/download?format={layout}", target)
     Console(highlight=False).print(str(target), markup=False, soft_wrap=True)
 
 

@@ -116,8 +116,10 @@ def test_an_upload_that_is_refused_says_why(tmp_path: Path) -> None:
 def test_a_file_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
     runner.invoke(app, ["upload", str(file)])
     target_folder = tmp_path / "out"
-    done = runner.invoke(app, ["download", "ink", "--output", str(target_folder)])
+    done = runner.invoke(
+        app, ["download", "ink", "--format", "original", "--output", str(target_folder)]
+    )
     assert done.exit_code == 0, done.exception
-    assert (target_folder / "ink.safetensors").read_bytes() == file.read_bytes()
+    assert (target_folder / "ink.original.safetensors").read_bytes() == file.read_bytes()
     done = runner.invoke(app, ["download", "nothing"])
     assert "No LoRA has the id or name nothing" in str(done.exception)

@@ -123,7 +123,7 @@ def test_a_converted_lora_can_be_downloaded(
     assert f"{lora['id']} can be had as kohya" in done.output
     done = invoke("download", "ink", "--format", "kohya", "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "ink.kohya.safetensors").stat().st_size > 1000
+    assert (tmp_path / "ink.safetensors").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("working")

@@ -129,7 +129,8 @@ def test_of_uploads_at_the_same_time_one_makes_the_lora(client: TestClient) -> N
 
 def test_a_stored_file_is_downloaded_as_it_is(client: TestClient) -> None:
     lora = upload(client, EMOJI).json()
-    for query in ("", "?format=diffusers"):
+    assert lora["layout"] == "diffusers"
+    for query in ("?format=original", "?format=diffusers"):
         answer = client.get(f"/v1/loras/{lora['id']}/download{query}")
         assert answer.status_code == 302
         assert f"/{lora['sha256']}.safetensors" in answer.headers["Location"]
