@@ -123,7 +123,7 @@ class _Group:
                 log.warning("the lease was lost; nothing was published")
             except Stopped:
                 _record_stop(claim, lease, self._gpu_seconds(claim))
-            except Exception as error:
+            except Exception as error:  # of this job, whatever it is; the others go on
                 _record_failure(claim, lease, error, self._gpu_seconds(claim))
 
     def _gpu_seconds(self, claim: Claim) -> float:

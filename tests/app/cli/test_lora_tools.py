@@ -10,7 +10,6 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from app.cli import target
 from app.cli.client import Client
 from app.cli.commands.lora import app
 from app.cli.commands.lora_tools import parse_weighted
@@ -19,29 +18,6 @@ from tests.safetensors_files import sound, whole
 from worker.runner import run_next
 
 runner = CliRunner()
-
-
-@pytest.fixture
-def connected(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    """The command line's client, talking to the application in this process."""
-
-    class Transport(httpx.BaseTransport):
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            answer = client.request(
-                request.method,
-                str(request.url),
-                content=request.read(),
-                headers={name: value for name, value in request.headers.items() if name != "host"},
-            )
-            return httpx.Response(
-                answer.status_code, headers=answer.headers, content=answer.content
-            )
-
-    key = client.headers["Authorization"].removeprefix("Bearer ")
-    monkeypatch.setattr(
-        target, "connect", lambda *_: Client("http://testserver", key, transport=Transport())
-    )
-    return client
 
 
 @pytest.fixture

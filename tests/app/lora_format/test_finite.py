@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from app.lora_format.errors import LoraNotFinite
 from app.lora_format.finite import CHUNK_BYTES, check_finite, read_number
@@ -22,7 +23,6 @@ def test_every_pattern_of_a_small_format_is_judged_as_it_should_be(
     dtype: str, tmp_path: Path
 ) -> None:
     """All 2⁸ or 2¹⁶ of them; of the wider formats, those that are special and their neighbours."""
-    torch = pytest.importorskip("torch")
     kinds = {
         "F64": torch.float64,
         "F32": torch.float32,
