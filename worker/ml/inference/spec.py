@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from worker.ml.base_models.load import Variant
+from worker.ml.base_models.variant_fields import VariantFields
 
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 
@@ -14,41 +14,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BaseModelSpec(_Frozen):
+class BaseModelSpec(_Frozen, VariantFields):
     """The base model, as the catalog describes it."""
 
     id: str
     # A folder or a hub id, or a single safetensors file on this machine.
     location: str
     revision: str | None = None
-    # Of a single file: the folder or hub id of a pipeline with the same configuration.
-    config: str | None = None
-    config_revision: str | None = None
-    # A VAE in place of the base's own: a folder or hub id of an AutoencoderKL.
-    vae: str | None = None
-    vae_revision: str | None = None
-    # Whether the VAE, its own or this one, stays finite in half precision.
-    vae_half_safe: bool = False
-    # What the UNet foretells, and whether its last timestep is pure noise; None: as the base's
-    # own scheduler configuration says.
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    zero_terminal_snr: bool | None = None
     architecture: str
     # Pixels per latent, each way.
     vae_scale_factor: int = Field(default=8, ge=1, le=64)
-
-    @property
-    def variant(self) -> Variant:
-        """What is otherwise than at its location."""
-        return Variant(
-            config=self.config,
-            config_revision=self.config_revision,
-            vae=self.vae,
-            vae_revision=self.vae_revision,
-            vae_half_safe=self.vae_half_safe,
-            prediction_type=self.prediction_type,
-            zero_terminal_snr=self.zero_terminal_snr,
-        )
 
 
 class LoraWeights(_Frozen):

@@ -1,7 +1,6 @@
 """The frozen spec: everything that decides what a training makes, in one JSON file."""
 
 import hashlib
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from app.trainings.arithmetic import ImageSize
 from app.trainings.params import TrainingParams
-from worker.ml.base_models.load import Variant
+from worker.ml.base_models.variant_fields import VariantFields
 from worker.ml.training.errors import SpecInvalid
 
 
@@ -17,37 +16,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BaseModelSpec(_Frozen):
+class BaseModelSpec(_Frozen, VariantFields):
     """Where the base model is and what it was made for."""
 
     id: str
     # A folder, a hub id, or a single safetensors file.
     location: str
     revision: str | None = None
-    # As in a generation's spec: see `Variant`.
-    config: str | None = None
-    config_revision: str | None = None
-    vae: str | None = None
-    vae_revision: str | None = None
-    vae_half_safe: bool = False
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    zero_terminal_snr: bool | None = None
     architecture: str
     native_resolution: int = Field(ge=32, le=4096)
     vae_scale_factor: int = Field(default=8, ge=1, le=64)
-
-    @property
-    def variant(self) -> Variant:
-        """What is otherwise than at its location."""
-        return Variant(
-            config=self.config,
-            config_revision=self.config_revision,
-            vae=self.vae,
-            vae_revision=self.vae_revision,
-            vae_half_safe=self.vae_half_safe,
-            prediction_type=self.prediction_type,
-            zero_terminal_snr=self.zero_terminal_snr,
-        )
 
 
 class CaptionOptions(_Frozen):
@@ -158,7 +136,7 @@ def fingerprint(spec: TrainingSpec) -> str:
         exclude={
             "images": {"__all__": {"path", "mask_path"}},
             # Its id says which it is; the rest is where that lies here.
-            "base_model": {"location", *(entry.name for entry in fields(Variant))},
+            "base_model": {"location", *VariantFields.model_fields},
             "warm_start": True,
         }
     )
