@@ -20,7 +20,8 @@ CREATE TABLE witness.jobs (
     at timestamptz DEFAULT clock_timestamp()
 );
 CREATE TABLE witness.states (
-    number bigserial PRIMARY KEY, training_id text, step int, at timestamptz DEFAULT clock_timestamp()
+    number bigserial PRIMARY KEY, training_id text, step int,
+    at timestamptz DEFAULT clock_timestamp()
 );
 -- Files that an attempt made visible, with the job's attempt and status at that moment.
 CREATE TABLE witness.files (

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -119,6 +118,11 @@ class Stack:
             return [parent, *parent.children(recursive=True)]
         return []
 
+    def bereave(self, pid: int) -> None:
+        """A process is about to be killed: what it has started must end by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._bereft += psutil.Process(pid).children(recursive=True)
+
     def kill_parent(self, worker: Child) -> None:
         """SIGKILL a worker alone; what it leaves must end by itself."""
         family = self.family(worker)
@@ -198,7 +202,7 @@ def running_stack(servers: EmbeddedServers) -> Iterator[Stack]:
 def _named(spec: ChildSpec, name: str, variables: Mapping[str, str]) -> ChildSpec:
     """A worker's spec under another name."""
     command = [f"{name}@localhost" if part == "worker@localhost" else part for part in spec.command]
-    assert command != spec.command and command[0] == sys.executable
+    assert command != spec.command
     return replace(spec, name=name, command=command, environment=process_environment(variables))
 
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageChops
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app.database import transaction
+from app.generations.models import GeneratedImage
 from app.jobs.models import TERMINAL, Job
+from app.loras.models import Lora
+from app.storage import get_store
 from tests.faults.harness.stack import Stack
 
 PICTURES = Path(__file__).parents[3] / "examples" / "ink-style"
@@ -18,6 +23,9 @@ PICTURE_COUNT = 6
 TRAINING_STEPS = 24
 REFERENCE_SECONDS = 180.0
 POLL_SECONDS = 0.05
+# Of each four kinds of generations so many run alone; the others may be drawn in batches.
+ALONE_OF_FOUR = 2
+TOLERANCE = 8
 # The API may be asked while Postgres is away.
 SUBMIT_SECONDS = 60.0
 
@@ -39,9 +47,10 @@ class Work:
     training_kinds: int
     generation_kinds: int
     dataset: str = ""
+    picture: str = ""
     loras: list[str] = field(default_factory=list)
-    # Kind to SHA-256 of the LoRA, or of the pictures in order.
-    reference: dict[str, list[str]] = field(default_factory=dict)
+    # Kind to the files that were made: a LoRA, or pictures in order.
+    reference: dict[str, list[bytes]] = field(default_factory=dict)
     jobs: list[Submitted] = field(default_factory=list)
 
     def prepare(self) -> None:
@@ -53,7 +62,7 @@ class Work:
         ]
         generations = [self._generation(number) for number in range(self.generation_kinds)]
         for job in (*trainings, *generations):
-            self.reference[job.kind] = self.results(self._ended(job.job_id))
+            self.reference[job.kind] = self._results(self._ended(job.job_id))
 
     def submit_training(self, number: int) -> None:
         """One more training, of the kind that `number` falls on."""
@@ -63,16 +72,36 @@ class Work:
         """One more generation."""
         self.jobs.append(self._generation(number % self.generation_kinds))
 
-    def results(self, job_id: str) -> list[str]:
-        """SHA-256 of what a job has published."""
-        if job_id.startswith("trn_"):
-            lora = self._get(f"/v1/trainings/{job_id}")["lora"]
-            return [self._get(f"/v1/loras/{lora}")["sha256"]]
-        with transaction() as session:
-            from app.generations.models import GeneratedImage
+    def differences(self) -> list[str]:
+        """Jobs that made something else than the undisturbed run of the same request.
 
-            rows = session.query(GeneratedImage).filter_by(generation_id=job_id)
-            return [row.sha256 for row in rows.order_by(GeneratedImage.index)]
+        A LoRA must have the same bytes, and so must a picture that was drawn alone. Rows of a batch
+        are added up in another order when the batch has another size, so of those each value of a
+        pixel may be `TOLERANCE` off.
+        """
+        found = []
+        for job in self.jobs:
+            made, wanted = self._results(job.job_id), self.reference[job.kind]
+            if len(made) != len(wanted):
+                found.append(f"{job.job_id} made {len(made)} files, not {len(wanted)}")
+            elif made != wanted and (
+                not _may_be_batched(job) or any(map(_differ, made, wanted, strict=True))
+            ):
+                found.append(f"{job.job_id} ({job.kind}) differs from its undisturbed run")
+        return found
+
+    def _results(self, job_id: str) -> list[bytes]:
+        """What a job has published: the LoRA's file, or the pictures' in order."""
+        with transaction() as session:
+            if job_id.startswith("trn_"):
+                keys = session.scalars(select(Lora.object_key).where(Lora.training_id == job_id))
+            else:
+                keys = session.scalars(
+                    select(GeneratedImage.object_key)
+                    .where(GeneratedImage.generation_id == job_id)
+                    .order_by(GeneratedImage.index)
+                )
+            return [get_store().get_bytes(key) for key in keys.all()]
 
     def _training(self, number: int) -> Submitted:
         answer = self._post(
@@ -103,9 +132,12 @@ class Work:
             {
                 "prompt": f"a red heart, number {number}",
                 "seed": 1000 + number,
-                "steps": 6,
+                # Long ones can be met in the middle of a step.
+                "steps": 60 if number % 4 == 1 else 6,
                 "num_images": 1 + number % 2,
                 "loras": [{"lora": lora, "weight": 0.8}] if number % 3 else [],
+                # One that starts from a picture is drawn alone.
+                "init_image": self.picture if number % 4 < ALONE_OF_FOUR else None,
             },
         )
         return Submitted(answer["id"], f"generation {number}")
@@ -124,6 +156,7 @@ class Work:
             files=[("files", ("ink.zip", buffer.getvalue(), "application/zip"))],
         )
         assert answer.status_code == 201, answer.text
+        self.picture = self._get(f"/v1/datasets/{dataset}/images")["data"][0]["id"]
         return dataset
 
     def _ended(self, job_id: str) -> str:
@@ -146,7 +179,8 @@ class Work:
             if answer.status_code < 300:
                 result: dict[str, Any] = answer.json()
                 return result
-            assert answer.status_code >= 500 and time.monotonic() < ends, answer.text
+            assert answer.status_code >= 500, answer.text
+            assert time.monotonic() < ends, answer.text
             time.sleep(0.2)
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -154,3 +188,15 @@ class Work:
         assert answer.status_code == 200, answer.text
         result: dict[str, Any] = answer.json()
         return result
+
+
+def _may_be_batched(job: Submitted) -> bool:
+    what, _, number = job.kind.partition(" ")
+    return what == "generation" and int(number) % 4 >= ALONE_OF_FOUR
+
+
+def _differ(made: bytes, wanted: bytes) -> bool:
+    first, second = (Image.open(io.BytesIO(data)).convert("RGB") for data in (made, wanted))
+    if first.size != second.size:
+        return True
+    return max(high for _, high in ImageChops.difference(first, second).getextrema()) > TOLERANCE

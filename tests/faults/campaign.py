@@ -1,0 +1,225 @@
+"""One run of the suite: work, faults in a random order, and what holds at the end."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select
+
+from app.database import transaction
+from app.jobs.models import TERMINAL, Job
+from tests.faults import invariants
+from tests.faults.harness.killer import Killer
+from tests.faults.harness.outages import CLAIM_SECONDS, Outages
+from tests.faults.harness.proxy import Mode
+from tests.faults.harness.stack import Stack
+from tests.faults.harness.work import Work
+
+S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
+# So many jobs wait at a time, so that faults always meet some.
+WAITING_TRAININGS = 2
+WAITING_GENERATIONS = 6
+# A fault that met nothing is tried again so often.
+TRIES = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything.
+
+    Attributes:
+        kills: of each named point, how many.
+        pause_seconds: most seconds between two faults.
+    """
+
+    kills: dict[str, int]
+    trainings: int
+    generations: int
+    redis: int
+    postgres: int
+    s3: int
+    freezes: int
+    training_kinds: int
+    generation_kinds: int
+    seed: int
+    pause_seconds: float
+    settle_seconds: float
+
+
+@dataclass
+class Findings:
+    """What was done, and every violation."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was violated."""
+        return not any(self.violations.values())
+
+
+def run(plan: Plan, stack: Stack, work: Work, say: Callable[[str], None]) -> Findings:
+    """Prepare the work, disturb it, wait for it to end, and judge."""
+    began = time.monotonic()
+    work.prepare()
+    say(f"undisturbed runs done after {time.monotonic() - began:.0f} s")
+    campaign = _Campaign(plan, stack, work, say)
+    campaign.disturb()
+    campaign.settle()
+    findings = campaign.judge()
+    findings.figures["seconds"] = round(time.monotonic() - began)
+    return findings
+
+
+class _Campaign:
+    def __init__(self, plan: Plan, stack: Stack, work: Work, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._stack = stack
+        self._work = work
+        self._say = say
+        self._random = random.Random(plan.seed)
+        self._killer = Killer(stack, plan.seed)
+        self._outages = Outages(stack, work)
+        self._trainings = self._generations = 0
+        self._missed: list[str] = []
+
+    def disturb(self) -> None:
+        """All faults of the plan, in a random order, while there is always work."""
+        for name, fault in self._faults():
+            for _ in range(TRIES):
+                self._stack.tend()
+                self._keep_waiting()
+                if fault():
+                    self._say(name)
+                    break
+            else:
+                self._missed.append(name)
+            time.sleep(self._random.uniform(0, self._plan.pause_seconds))
+
+    def settle(self) -> None:
+        """Submit what is left of the plan, and wait for all to end in peace."""
+        while self._trainings < self._plan.trainings:
+            self._submit_training()
+        while self._generations < self._plan.generations:
+            self._submit_generation()
+        ends = time.monotonic() + self._plan.settle_seconds
+        while time.monotonic() < ends and self._unfinished():
+            self._stack.tend()
+            time.sleep(0.2)
+        # What a killed worker has left must go by itself.
+        while time.monotonic() < ends and self._stack.leftover_processes():
+            time.sleep(0.2)
+
+    def judge(self) -> Findings:
+        """Every figure, and every violation under the sentence it breaks."""
+        job_ids = [job.job_id for job in self._work.jobs]
+        lost = invariants.lost_jobs(job_ids)
+        swept, left = invariants.orphans_after_sweep()
+        after = self._outages.claimed_after
+        logs = [
+            path
+            for name in self._stack.workers
+            for path in (self._stack.servers.data_dir / "logs").glob(f"{name}.log*")
+        ]
+        violations = {
+            "a fault met nothing": self._missed,
+            "a job was lost": lost,
+            "a story is not true": invariants.untrue_stories(job_ids),
+            "a result was published twice, or not wholly": invariants.published_twice(job_ids),
+            "a job was ended by a stale attempt": invariants.ended_by_strangers(logs),
+            "a file was shown by a stale attempt": invariants.foreign_files(),
+            "a row points at a missing object": invariants.missing_objects(),
+            "an object is nobody's after the sweep": left,
+            "a training did not go on from its newest state": invariants.begun_anew(job_ids),
+            "a result differs from its undisturbed run": [] if lost else self._work.differences(),
+            "queued work was claimed too late": [
+                f"{seconds:.0f} s after Redis came back empty"
+                for seconds in after
+                if seconds > CLAIM_SECONDS
+            ],
+            "a process outlived its worker": [
+                str(process) for process in self._stack.leftover_processes()
+            ],
+        }
+        figures = {
+            "trainings": self._trainings,
+            "generations": self._generations,
+            "kills": self._killer.hits.total(),
+            "redis came back empty": self._outages.redis,
+            "postgres restarted": self._outages.postgres,
+            **{f"s3: {mode}": count for mode, count in sorted(self._outages.s3.items())},
+            "workers frozen past their lease": len(self._outages.frozen),
+            "attempts": self._attempts(job_ids),
+            "trainings interrupted": self._interrupted(job_ids),
+            "jobs claimed after an empty redis": len(after),
+            "slowest of them, seconds": round(max(after, default=0.0), 1),
+            "orphans swept": swept,
+        }
+        return Findings(figures, dict(sorted(self._killer.hits.items())), violations)
+
+    def _faults(self) -> list[tuple[str, Callable[[], bool]]]:
+        outages = self._outages
+        faults: list[tuple[str, Callable[[], bool]]] = []
+        for point, count in self._plan.kills.items():
+            faults += [(f"killed: {point}", lambda point=point: self._killer.kill(point))] * count
+        faults += [("redis emptied", outages.empty_redis)] * self._plan.redis
+        faults += [("postgres restarted", outages.restart_postgres)] * self._plan.postgres
+        for number in range(self._plan.s3):
+            mode = S3_MODES[number % len(S3_MODES)]
+            faults.append((f"s3: {mode}", lambda mode=mode: outages.disturb_s3(mode)))
+        faults += [("worker frozen", outages.freeze_worker)] * self._plan.freezes
+        self._random.shuffle(faults)
+        return faults
+
+    def _keep_waiting(self) -> None:
+        """As many queued jobs of each kind as there should be."""
+        with transaction() as session:
+            queued = dict(
+                session.execute(
+                    select(Job.kind, func.count()).where(Job.status == "queued").group_by(Job.kind)
+                )
+                .tuples()
+                .all()
+            )
+        for _ in range(WAITING_TRAININGS - queued.get("training", 0)):
+            self._submit_training()
+        for _ in range(WAITING_GENERATIONS - queued.get("generation", 0)):
+            self._submit_generation()
+
+    def _submit_training(self) -> None:
+        self._work.submit_training(self._trainings)
+        self._trainings += 1
+
+    def _submit_generation(self) -> None:
+        self._work.submit_generation(self._generations)
+        self._generations += 1
+
+    def _unfinished(self) -> int:
+        with transaction() as session:
+            return (
+                session.scalar(
+                    select(func.count()).select_from(Job).where(Job.status.not_in(TERMINAL))
+                )
+                or 0
+            )
+
+    def _attempts(self, job_ids: list[str]) -> int:
+        with transaction() as session:
+            return int(
+                session.scalar(select(func.sum(Job.attempt)).where(Job.id.in_(job_ids))) or 0
+            )
+
+    def _interrupted(self, job_ids: list[str]) -> int:
+        with transaction() as session:
+            return int(
+                session.scalar(
+                    select(func.count())
+                    .select_from(Job)
+                    .where(Job.id.in_(job_ids), Job.kind == "training", Job.attempt > 1)
+                )
+                or 0
+            )
