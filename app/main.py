@@ -11,12 +11,14 @@ from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
 from app.generations import routes as generations
+from app.jobs import doorbell
 from app.jobs import routes as jobs
 from app.logs import configure_logs
 from app.loras import routes as loras
 from app.loras import tool_routes as lora_tools
 from app.openai_images import routes as openai_images
 from app.settings import get_settings
+from app.storage import get_store
 from app.trainings import routes as trainings
 from app.web.middleware import BodyLimit, RequestContext
 from app.web.problems import add_error_handlers
@@ -29,7 +31,10 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = (
         get_settings().database_pool_size
     )
+    # Made once, not by each of the first requests at the same time.
+    get_store()
     yield
+    await doorbell.close()
 
 
 def create_app() -> FastAPI:
