@@ -107,11 +107,17 @@ class _Campaign:
         while self._generations < self._plan.generations:
             self._submit_generation()
         ends = time.monotonic() + self._plan.settle_seconds
+        self._let_end(ends)
+        # What a killed worker has left must go by itself, its folders with the next job.
+        while time.monotonic() < ends and self._stack.leftover_processes():
+            time.sleep(0.2)
+        while time.monotonic() < ends and self._stack.attempt_folders():
+            self._submit_generation()
+            self._let_end(ends)
+
+    def _let_end(self, ends: float) -> None:
         while time.monotonic() < ends and self._unfinished():
             self._stack.tend()
-            time.sleep(0.2)
-        # What a killed worker has left must go by itself.
-        while time.monotonic() < ends and self._stack.leftover_processes():
             time.sleep(0.2)
 
     def judge(self) -> Findings:
@@ -140,6 +146,9 @@ class _Campaign:
                 f"{seconds:.0f} s after Redis came back empty"
                 for seconds in after
                 if seconds > CLAIM_SECONDS
+            ],
+            "a folder outlived its attempt": [
+                folder.name for folder in self._stack.attempt_folders()
             ],
             "a process outlived its worker": [
                 str(process) for process in self._stack.leftover_processes()

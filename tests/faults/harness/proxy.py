@@ -44,6 +44,7 @@ class S3Proxy:
         # How many requests met another mode than "pass".
         self.disturbed = 0
         self._trap: Trap | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
         self._listening = threading.Event()
@@ -78,6 +79,11 @@ class S3Proxy:
             self._loop.close()
 
     async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        # The loop itself holds its tasks weakly.
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             await self._one_request(client, answer)
         answer.close()

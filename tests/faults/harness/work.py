@@ -85,7 +85,8 @@ class Work:
             if len(made) != len(wanted):
                 found.append(f"{job.job_id} made {len(made)} files, not {len(wanted)}")
             elif made != wanted and (
-                not _may_be_batched(job) or any(map(_differ, made, wanted, strict=True))
+                not _may_be_batched(job)
+                or any(_differ(*pair) for pair in zip(made, wanted, strict=True))
             ):
                 found.append(f"{job.job_id} ({job.kind}) differs from its undisturbed run")
         return found
