@@ -7,6 +7,7 @@ from app.database import transaction
 from app.jobs import lifecycle
 from worker.drain import is_draining
 from worker.runner import run_next
+from worker.workspace import remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -16,11 +17,14 @@ def work(queue: str) -> None:
     """Run one job of the queue, then ring again if more are waiting."""
     if is_draining():
         return
-    if run_next(queue) and not is_draining():
-        with transaction() as session:
-            more = queue in lifecycle.waiting_queues(session)
-        if more:
-            wake(queue)
+    if not run_next(queue) or is_draining():
+        return
+    if left := remove_leftovers():
+        log.info("removed the folders of lost attempts: %s", left)
+    with transaction() as session:
+        more = queue in lifecycle.waiting_queues(session)
+    if more:
+        wake(queue)
 
 
 @celery_app.task(name=SWEEP_TASK)
