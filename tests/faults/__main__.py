@@ -38,16 +38,26 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, servers: EmbeddedServers) -> int:
+    from tests.faults.campaign import run
+    from tests.faults.harness.stops import Stops
     from tests.faults.plans import long_plan
     from tests.faults.report import table, write_json
-    from tests.faults.session import disturbed
+    from tests.faults.session import at_work
 
     began = time.monotonic()
-    findings = disturbed(
-        servers,
-        long_plan(options),
-        lambda line: print(f"{time.monotonic() - began:7.1f}  {line}", flush=True),
-    )
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:7.1f}  {line}", flush=True)
+
+    with at_work(servers, training_kinds=3, generation_kinds=12) as work:
+        say("undisturbed runs done")
+        stops = [stop() for stop in Stops(work.stack, work).all]
+        say("stops measured")
+        findings = run(long_plan(options), work, say)
+    findings.stops = {stop.stage: round(stop.seconds, 2) for stop in stops}
+    findings.violations["a job was stopped too late, or not in order"] = [
+        stop.violation for stop in stops if stop.violation is not None
+    ]
     print(table(findings))
     if options.json is not None:
         write_json(findings, options.json)

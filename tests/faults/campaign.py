@@ -14,7 +14,6 @@ from tests.faults import invariants
 from tests.faults.harness.killer import Killer
 from tests.faults.harness.outages import CLAIM_SECONDS, Outages
 from tests.faults.harness.proxy import Mode
-from tests.faults.harness.stack import Stack
 from tests.faults.harness.work import Work
 
 S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
@@ -41,8 +40,6 @@ class Plan:
     postgres: int
     s3: int
     freezes: int
-    training_kinds: int
-    generation_kinds: int
     seed: int
     pause_seconds: float
     settle_seconds: float
@@ -54,6 +51,8 @@ class Findings:
 
     figures: dict[str, Any] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
+    # Of each stage that was stopped in, the seconds it took.
+    stops: dict[str, float] = field(default_factory=dict)
     violations: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -62,12 +61,10 @@ class Findings:
         return not any(self.violations.values())
 
 
-def run(plan: Plan, stack: Stack, work: Work, say: Callable[[str], None]) -> Findings:
-    """Prepare the work, disturb it, wait for it to end, and judge."""
+def run(plan: Plan, work: Work, say: Callable[[str], None]) -> Findings:
+    """Disturb the work, wait for it to end, and judge."""
     began = time.monotonic()
-    work.prepare()
-    say(f"undisturbed runs done after {time.monotonic() - began:.0f} s")
-    campaign = _Campaign(plan, stack, work, say)
+    campaign = _Campaign(plan, work, say)
     campaign.disturb()
     campaign.settle()
     findings = campaign.judge()
@@ -76,7 +73,8 @@ def run(plan: Plan, stack: Stack, work: Work, say: Callable[[str], None]) -> Fin
 
 
 class _Campaign:
-    def __init__(self, plan: Plan, stack: Stack, work: Work, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, work: Work, say: Callable[[str], None]) -> None:
+        stack = work.stack
         self._plan = plan
         self._stack = stack
         self._work = work

@@ -11,6 +11,8 @@ def table(findings: Findings) -> str:
     lines = [f"{name:<44}{value:>8}" for name, value in findings.figures.items()]
     lines += ["", "killed at"]
     lines += [f"  {point:<42}{count:>8}" for point, count in findings.kills.items()]
+    lines += ["", "stopped within, seconds"]
+    lines += [f"  {stage:<42}{seconds:>8.1f}" for stage, seconds in findings.stops.items()]
     lines += ["", "violations"]
     for sentence, found in findings.violations.items():
         lines.append(f"  {sentence:<52}{len(found):>4}")
@@ -24,6 +26,7 @@ def write_json(findings: Findings, path: Path) -> None:
     told = {
         "figures": findings.figures,
         "kills": findings.kills,
+        "stops": findings.stops,
         "violations": findings.violations,
     }
     path.write_text(json.dumps(told, indent=2) + "\n")

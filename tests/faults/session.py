@@ -1,20 +1,23 @@
-"""A run from its beginning to its end over servers that are up and migrated."""
+"""From servers that are up and migrated to a stack with work that was once done in peace."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.testclient import TestClient
 
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import transaction
-from tests.faults.campaign import Findings, Plan, run
 from tests.faults.harness.history import witness
 from tests.faults.harness.stack import running_stack
 from tests.faults.harness.work import Work
 
 
-def disturbed(servers: EmbeddedServers, plan: Plan, say: Callable[[str], None]) -> Findings:
-    """Start the service as a customer of its own sees it, run the plan, and stop the service."""
+@contextmanager
+def at_work(
+    servers: EmbeddedServers, *, training_kinds: int, generation_kinds: int
+) -> Iterator[Work]:
+    """The service for a block, as a customer of its own sees it; undisturbed runs are done."""
     from app.main import create_app
 
     with transaction() as session:
@@ -29,5 +32,6 @@ def disturbed(servers: EmbeddedServers, plan: Plan, say: Callable[[str], None]) 
             raise_server_exceptions=False,
         ) as client,
     ):
-        work = Work(client, stack, plan.training_kinds, plan.generation_kinds)
-        return run(plan, stack, work, say)
+        work = Work(client, stack, training_kinds, generation_kinds)
+        work.prepare()
+        yield work

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 Mode = Literal["pass", "refuse", "unavailable", "slow", "cut"]
 # When a trap shuts: the first half of an upload has passed, or the server has kept all of it.
 Moment = Literal["half", "stored"]
-SLOW_SECONDS = 1.5
 PIECE_BYTES = 64 * 1024
 REASON = b"<Error><Code>SlowDown</Code><Message>Not now, later</Message></Error>"
 UNAVAILABLE = (
@@ -41,6 +40,8 @@ class S3Proxy:
         self._server_port = server_port
         self.port = 0
         self.mode: Mode = "pass"
+        # What "slow" adds to each request.
+        self.slow_seconds = 1.5
         # How many requests met another mode than "pass".
         self.disturbed = 0
         self._trap: Trap | None = None
@@ -112,7 +113,7 @@ class S3Proxy:
             await answer.drain()
             return
         if mode == "slow":
-            await asyncio.sleep(SLOW_SECONDS)
+            await asyncio.sleep(self.slow_seconds)
         if headers.pop("expect", None) is not None:
             answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await answer.drain()

@@ -19,6 +19,7 @@ from tests.faults.harness.proxy import S3Proxy
 
 GPU_WORKERS = ("gpu-1", "gpu-2")
 LEASE_SECONDS = 4.0
+MAX_ATTEMPTS = 100
 VARIABLES = {
     "LORAWRIGHT_LOG_LEVEL": "info",
     "LORAWRIGHT_SWEEP_SECONDS": "1",
@@ -26,7 +27,7 @@ VARIABLES = {
     "LORAWRIGHT_HEARTBEAT_SECONDS": "1",
     "LORAWRIGHT_RETRY_BACKOFF_SECONDS": "0.02",
     # No job may end for having been killed too often: that none is lost is what is shown.
-    "LORAWRIGHT_MAX_ATTEMPTS": "100",
+    "LORAWRIGHT_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
     "LORAWRIGHT_TRAINING_STATE_SECONDS": "0.2",
     "LORAWRIGHT_MAX_RUNNING_PER_ACCOUNT": "100",
     "LORAWRIGHT_DEFAULT_BASE_MODEL": "emoji-64",
@@ -122,6 +123,27 @@ class Stack:
         """A process is about to be killed: what it has started must end by itself."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._bereft += psutil.Process(pid).children(recursive=True)
+
+    def renew_child(self, name: str) -> None:
+        """Have a worker's pool fork a new child, which has loaded nothing; wait for it."""
+        worker = self.workers[name]
+        before = psutil.Process(worker.pid).children()
+        for child in before:
+            child.kill()
+        while not set(psutil.Process(worker.pid).children()) - set(before):
+            time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def all_workers_frozen(self, but: Child | None = None) -> Iterator[None]:
+        """For a block, shorter than a lease, no worker does anything."""
+        families = [self.family(worker) for worker in self.workers.values() if worker is not but]
+        for family in families:
+            _signal_all(family, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for family in families:
+                _signal_all(family, signal.SIGCONT)
 
     def kill_parent(self, worker: Child) -> None:
         """SIGKILL a worker alone; what it leaves must end by itself."""

@@ -104,27 +104,42 @@ class Work:
                 )
             return [get_store().get_bytes(key) for key in keys.all()]
 
+    def start_training(self, **params: Any) -> str:
+        """A training that is no part of the work, such as one to be canceled; its id."""
+        return str(self._post("/v1/trainings", self._training_request(0, **params))["id"])
+
+    def start_generation(self, **fields: Any) -> str:
+        """A generation that is no part of the work; its id."""
+        request = {"prompt": "a red heart", "seed": 1, **fields}
+        return str(self._post("/v1/generations", request)["id"])
+
+    def cancel(self, job_id: str) -> None:
+        """Ask a job to end."""
+        what = "trainings" if job_id.startswith("trn_") else "generations"
+        self._post(f"/v1/{what}/{job_id}/cancel", {})
+
     def _training(self, number: int) -> Submitted:
-        answer = self._post(
-            "/v1/trainings",
-            {
-                "dataset": self.dataset,
-                "name": "short",
-                "params": {
-                    "seed": 100 + number,
-                    "max_steps": TRAINING_STEPS,
-                    "rank": 2,
-                    "alpha": 1,
-                    "batch_size": 2,
-                    "num_repeats": 2,
-                    "resolution": 64,
-                    "save_every_n_epochs": 2,
-                    "learning_rate": 1e-3,
-                },
-                "sample_prompts": ["a red heart"],
-            },
-        )
+        answer = self._post("/v1/trainings", self._training_request(number))
         return Submitted(answer["id"], f"training {number}")
+
+    def _training_request(self, number: int, **params: Any) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "name": "short",
+            "params": {
+                "seed": 100 + number,
+                "max_steps": TRAINING_STEPS,
+                "rank": 2,
+                "alpha": 1,
+                "batch_size": 2,
+                "num_repeats": 2,
+                "resolution": 64,
+                "save_every_n_epochs": 2,
+                "learning_rate": 1e-3,
+                **params,
+            },
+            "sample_prompts": ["a red heart"],
+        }
 
     def _generation(self, number: int) -> Submitted:
         lora = self.loras[number % len(self.loras)]
