@@ -15,7 +15,8 @@ _JOBS = """
         max_attempts, batch_key, batch_size, base_model, passed_over, progress_fraction,
         gpu_seconds, event_seq, metadata, created_at)
     SELECT 'gen_bench' || lpad((:first + n)::text, 12, '0'), 'generation', 'generate',
-        'acct_bench' || lpad((1 + (CAST(n AS bigint) * 7919) % :accounts)::text, 6, '0'), 'queued', 0, 0, 0, 3,
+        'acct_bench' || lpad((1 + (CAST(n AS bigint) * 7919) % :accounts)::text, 6, '0'),
+        'queued', 0, 0, 0, 3,
         md5((n % 50)::text), 1, 'emoji-64', 0, 0, 0, 0, '{}',
         now() - interval '1 day' + n * interval '1 millisecond'
     FROM generate_series(1, :jobs) AS n

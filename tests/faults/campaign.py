@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,10 @@ from tests.faults.harness.work import Work
 
 S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
 # So many jobs wait at a time, so that faults always meet some.
-WAITING_TRAININGS = 2
-WAITING_GENERATIONS = 6
-# A fault that met nothing is tried again so often.
-TRIES = 6
+WAITING_TRAININGS = 1
+WAITING_GENERATIONS = 5
+# A fault that meets nothing so often in a row is given up.
+TRIES = 12
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,19 @@ class _Campaign:
 
     def disturb(self) -> None:
         """All faults of the plan, in a random order, while there is always work."""
-        for name, fault in self._faults():
-            for _ in range(TRIES):
-                self._stack.tend()
-                self._keep_waiting()
-                if fault():
-                    self._say(name)
-                    break
+        faults = self._faults()
+        planned, left_tries = len(faults), Counter({name: TRIES for name, _ in faults})
+        while faults:
+            name, fault = faults.pop()
+            self._stack.tend()
+            self._keep_waiting(1 - len(faults) / planned)
+            if fault():
+                self._say(name)
+                left_tries[name] = TRIES
+            elif left_tries[name] > 0:
+                # Its moment did not come; others go first.
+                left_tries[name] -= 1
+                faults.insert(self._random.randrange(len(faults) + 1), (name, fault))
             else:
                 self._missed.append(name)
             time.sleep(self._random.uniform(0, self._plan.pause_seconds))
@@ -182,8 +189,12 @@ class _Campaign:
         self._random.shuffle(faults)
         return faults
 
-    def _keep_waiting(self) -> None:
-        """As many queued jobs of each kind as there should be."""
+    def _keep_waiting(self, done: float) -> None:
+        """As many queued jobs of each kind as there should be, and their share of the plan.
+
+        Args:
+            done: how much of the plan's faults there were, 0..1.
+        """
         with transaction() as session:
             queued = dict(
                 session.execute(
@@ -192,9 +203,11 @@ class _Campaign:
                 .tuples()
                 .all()
             )
-        for _ in range(WAITING_TRAININGS - queued.get("training", 0)):
+        trainings = round(self._plan.trainings * done) - self._trainings
+        for _ in range(max(trainings, WAITING_TRAININGS - queued.get("training", 0))):
             self._submit_training()
-        for _ in range(WAITING_GENERATIONS - queued.get("generation", 0)):
+        generations = round(self._plan.generations * done) - self._generations
+        for _ in range(max(generations, WAITING_GENERATIONS - queued.get("generation", 0))):
             self._submit_generation()
 
     def _submit_training(self) -> None:

@@ -18,7 +18,8 @@ from app.errors import JobInputMissing, NotFound, StorageUnavailable, TrainingFa
 from app.jobs import events, lifecycle
 from app.lora_format.check import describe
 from app.loras import service as loras
-from app.retention import service as retention
+from app.retention import expiry
+from app.retention.service import doom
 from app.settings import get_settings
 from app.storage import get_store
 from app.trainings.models import Checkpoint, Training, TrainingMetric
@@ -302,13 +303,12 @@ def _on_state(running: _Run, event: JsonObject) -> None:
         outdated: set[str] = set()
         before, row.state = row.state, {"step": event["step"], "files": files}
         if before is not None:
-            # A retry began from the state of another training, which keeps it.
-            own = {key for key in before["files"].values() if f"/{claim.job_id}/" in key}
-            outdated = own - set(files.values())
-            # Should the removal that follows come to nothing, the sweeper does it.
-            retention.doom(session, claim.account_id, outdated)
-        return outdated
+            # A file of the same name has been written over; another's state is kept while needed.
+            outdated = set(before["files"].values()) - set(files.values())
+            doom(session, claim.account_id, outdated)
+        return {key for key in outdated if f"/{claim.job_id}/" in key}
 
+    # The sweeper would keep them until the job has ended, and they are large.
     outdated = patiently(write)
     with suppress(StorageUnavailable):
         get_store().delete(outdated)
@@ -369,5 +369,7 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
         # An architecture whose modules the API does not know is trained all the same.
         report = None if found.problems else found.as_json()
         loras.publish(session, context.claim.account_id, training, row, report=report)
+        # Nobody will go on from it.
+        expiry.drop_state(session, context.claim.account_id, training)
 
     return publish

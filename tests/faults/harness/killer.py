@@ -23,7 +23,7 @@ from tests.faults.harness.proxy import Moment, Trap
 from tests.faults.harness.stack import Stack, trainer_under
 
 # How long a point is waited for before another is tried.
-PATIENCE_SECONDS = 8.0
+PATIENCE_SECONDS = 4.0
 GLANCE_SECONDS = 0.01
 
 
