@@ -196,18 +196,12 @@ class _Campaign:
             done: how much of the plan's faults there were, 0..1.
         """
         with transaction() as session:
-            queued = dict(
-                session.execute(
-                    select(Job.kind, func.count()).where(Job.status == "queued").group_by(Job.kind)
-                )
-                .tuples()
-                .all()
-            )
+            queued = Counter(session.scalars(select(Job.kind).where(Job.status == "queued")))
         trainings = round(self._plan.trainings * done) - self._trainings
-        for _ in range(max(trainings, WAITING_TRAININGS - queued.get("training", 0))):
+        for _ in range(max(trainings, WAITING_TRAININGS - queued["training"])):
             self._submit_training()
         generations = round(self._plan.generations * done) - self._generations
-        for _ in range(max(generations, WAITING_GENERATIONS - queued.get("generation", 0))):
+        for _ in range(max(generations, WAITING_GENERATIONS - queued["generation"])):
             self._submit_generation()
 
     def _submit_training(self) -> None:

@@ -37,7 +37,7 @@ def long_plan(options: argparse.Namespace) -> Plan:
         s3=options.s3,
         freezes=options.freezes,
         seed=options.seed,
-        pause_seconds=2.0,
+        pause_seconds=1.0,
         settle_seconds=1200.0,
     )
 

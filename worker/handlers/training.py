@@ -291,7 +291,7 @@ def _on_state(running: _Run, event: JsonObject) -> None:
             get_store().put_file(files[relative], path, "application/octet-stream")
     except FileNotFoundError:
         files = {}
-    if not (folder / STATE_MANIFEST).is_file():
+    if not files or not (folder / STATE_MANIFEST).is_file():
         # While storage was slow the trainer went on, and has made newer ones in its place; what
         # was sent of it is nobody's.
         log.info("the state at step %s was gone before it was stored", event["step"])
