@@ -6,8 +6,10 @@ LorawrightError
 │   ├── ScopeMissing              the key may not do this
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
+│   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
 │   ├── TooLarge                  a body or file over its limit
 │   └── Invalid                   a value is wrong; `problems` says which
+│       ├── IdempotencyKeyReused  another request came with the same key
 │       ├── DatasetEmpty          nothing to caption or train on
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
@@ -77,6 +79,12 @@ class Conflict(RequestError):
     title = "The object's state forbids it"
 
 
+class IdempotencyKeyInFlight(Conflict):
+    code = "idempotency_key_in_flight"
+    title = "The first request is being answered"
+    retryable = True
+
+
 class TooLarge(RequestError):
     code = "too_large"
     title = "Over a size limit"
@@ -85,6 +93,11 @@ class TooLarge(RequestError):
 class Invalid(RequestError):
     code = "invalid_request"
     title = "The request has invalid values"
+
+
+class IdempotencyKeyReused(Invalid):
+    code = "idempotency_key_reused"
+    title = "The key belongs to another request"
 
 
 class DatasetEmpty(Invalid):

@@ -35,9 +35,10 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/loras", tags=["loras"])
+router = APIRouter(prefix="/v1/loras", tags=["loras"], route_class=OnceRoute)
 routers = [router]
 
 DownloadFormat = Annotated[
