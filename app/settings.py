@@ -135,6 +135,9 @@ class Settings(BaseSettings):
         le=4000,
         description="Longest prompt.",
     )
+    max_deadline_seconds: float = Field(
+        default=30 * 24 * 3600, gt=0, description="Farthest deadline that a job may have."
+    )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."
     )
