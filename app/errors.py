@@ -7,6 +7,8 @@ LorawrightError
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
 │   ├── TooLarge                  a body or file over its limit
+│   ├── FormUnreadable            a multipart body that cannot be taken apart
+│   ├── UnsupportedMediaType      a body of another kind than the route takes
 │   └── Invalid                   a value is wrong; `problems` says which
 │       ├── DatasetEmpty          nothing to caption or train on
 │       ├── UploadRejected        not one file of an upload was usable
@@ -79,6 +81,16 @@ class Conflict(RequestError):
 class TooLarge(RequestError):
     code = "too_large"
     title = "Over a size limit"
+
+
+class FormUnreadable(RequestError):
+    code = "form_unreadable"
+    title = "The form cannot be read"
+
+
+class UnsupportedMediaType(RequestError):
+    code = "unsupported_media_type"
+    title = "Another kind of body is needed"
 
 
 class Invalid(RequestError):
@@ -195,6 +207,7 @@ STATUS_OF: dict[type[LorawrightError], int] = {
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
+    UnsupportedMediaType: 415,
     Invalid: 422,
     ServiceUnavailable: 503,
     RequestError: 400,

@@ -1,17 +1,18 @@
 """Datasets over HTTP."""
 
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from app.database import Base
+from app.database import Base, transaction
 from app.datasets import service
-from app.datasets.intake.staging import StagedFile
+from app.datasets.intake import staging
+from app.datasets.intake.staging import Intake, StagedFile
 from app.datasets.intake.verify import take_in
+from app.datasets.keeping import Added, keep_intake, outcomes_read
 from app.datasets.models import Captioning, Dataset, Image
 from app.datasets.schemas import (
     CaptioningCreate,
@@ -20,10 +21,8 @@ from app.datasets.schemas import (
     DatasetRead,
     ImagePatch,
     ImageRead,
-    UploadedFile,
     UploadRead,
 )
-from app.errors import TooLarge
 from app.jobs import service as jobs
 from app.jobs.kind_routes import add_job_routes
 from app.jobs.models import Job
@@ -31,6 +30,7 @@ from app.jobs.schemas import job_fields
 from app.settings import get_settings
 from app.storage import ObjectStore
 from app.web.dependencies import (
+    BriefDatasetsAccountId,
     DatasetsAccount,
     PageAfter,
     PageLimit,
@@ -38,6 +38,7 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.forms import Form, FormRules, form_body, receive_form, staging_folder
 from app.web.pages import Page, page_of
 
 datasets = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -74,45 +75,41 @@ def get_dataset(
     return _read(session, store, service.get(session, account.id, dataset_id))
 
 
-@datasets.post("/{dataset_id}/images", status_code=201)
-def upload_images(
-    dataset_id: str,
-    files: Annotated[list[UploadFile], File(description="Pictures, .txt captions, zip or tar")],
-    account: DatasetsAccount,
-    session: SessionDep,
-    store: StoreDep,
+@datasets.post(
+    "/{dataset_id}/images",
+    status_code=201,
+    openapi_extra=form_body(
+        "files", "Pictures, .txt captions, dataset.toml, zip or tar archives of these", many=True
+    ),
+)
+async def upload_images(
+    dataset_id: str, request: Request, account_id: BriefDatasetsAccountId, store: StoreDep
 ) -> UploadRead:
     """Add pictures and captions; the answer tells of every file what became of it."""
-    dataset = service.get(session, account.id, dataset_id)
     settings = get_settings()
-    if len(files) > settings.max_upload_files:
-        raise TooLarge(
-            f"The upload has {len(files)} files; the limit (LORAWRIGHT_MAX_UPLOAD_FILES) is "
-            f"{settings.max_upload_files}: send an archive instead"
-        )
-    with tempfile.TemporaryDirectory(prefix="lorawright-upload-") as folder:
-        staged = [_stage(file, Path(folder), number) for number, file in enumerate(files)]
-        intake = take_in(staged, Path(folder), settings)
-        added = service.add_images(session, store, dataset, intake)
-    data = [
-        UploadedFile(
-            filename=outcome.filename,
-            status=outcome.status,
-            code=outcome.code,
-            reason=outcome.reason,
-            image=added.image_ids.get(outcome.filename),
-            duplicate=outcome.filename in added.duplicates,
-        )
-        for outcome in intake.outcomes
-    ]
-    accepted = sum(item.status == "accepted" for item in data)
-    return UploadRead(
-        data=data,
-        accepted=accepted,
-        rejected=len(data) - accepted,
-        dataset=_read(session, store, dataset),
-        ingest=added.ingest_id,
+    rules = FormRules(
+        file_field="files",
+        max_files=(settings.max_upload_files, "LORAWRIGHT_MAX_UPLOAD_FILES"),
+        max_file_bytes=lambda name: (staging.most_bytes(name, settings), ""),
+        drop_large=True,
     )
+
+    def check_dataset() -> None:
+        with transaction() as session:
+            service.get(session, account_id, dataset_id)
+
+    def keep(form: Form, folder: Path) -> UploadRead:
+        files = [StagedFile(file.filename, file.path, file.size) for file in form.files]
+        intake = take_in(files, folder, settings)
+        added = keep_intake(store, account_id, dataset_id, intake)
+        with transaction() as session:
+            dataset = service.get(session, account_id, dataset_id)
+            return _read_upload(session, store, dataset, intake, added)
+
+    await run_in_threadpool(check_dataset)
+    async with staging_folder() as folder:
+        form = await receive_form(request, folder, rules)
+        return await run_in_threadpool(keep, form, folder)
 
 
 @datasets.get("/{dataset_id}/images")
@@ -164,13 +161,18 @@ def get_captioning(job_id: str, account: DatasetsAccount, session: SessionDep) -
     return _read_captioning(session, jobs.get(session, account.id, job_id, "captioning"))
 
 
-def _stage(file: UploadFile, folder: Path, number: int) -> StagedFile:
-    path = folder / f"upload-{number:06d}"
-    with path.open("wb") as sink:
-        shutil.copyfileobj(file.file, sink, 1024 * 1024)
-    # Browsers may send a path; only its last part names the file.
-    name = (file.filename or f"file-{number}").replace("\\", "/").rsplit("/", 1)[-1]
-    return StagedFile(name or f"file-{number}", path)
+def _read_upload(
+    session: Session, store: ObjectStore, dataset: Dataset, intake: Intake, added: Added
+) -> UploadRead:
+    data = outcomes_read(intake, added)
+    accepted = sum(item.status == "accepted" for item in data)
+    return UploadRead(
+        data=data,
+        accepted=accepted,
+        rejected=len(data) - accepted,
+        dataset=_read(session, store, dataset),
+        ingest=added.ingest_id,
+    )
 
 
 def _read(session: Session, store: ObjectStore, dataset: Dataset) -> DatasetRead:

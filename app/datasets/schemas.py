@@ -84,6 +84,8 @@ class UploadedFile(BaseModel):
     status: Literal["accepted", "rejected"]
     code: str | None = None
     reason: str | None = None
+    # Of a dataset.toml: what it says that an upload cannot do, and what would.
+    not_honoured: list[str] = Field(default_factory=list)
     # The image it became, or was already.
     image: str | None = None
     duplicate: bool = False

@@ -54,16 +54,22 @@ def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     return key.account
 
 
-def brief_account_id(credentials: Credentials) -> str:
-    """The account of a key for generations, looked up in a transaction of its own.
+def brief(scope: Scope) -> Callable[[HTTPAuthorizationCredentials | None], str]:
+    """A dependency that yields the account's id, looked up in a transaction of its own.
 
-    For routes that wait: the session of the others would hold its connection all the while.
+    For routes that wait, or receive for long: the session of the others would hold its connection
+    all the while.
     """
-    with transaction() as session:
-        return scoped("generations")(current_key(session, credentials)).id
+
+    def account_id(credentials: Credentials) -> str:
+        with transaction() as session:
+            return scoped(scope)(current_key(session, credentials)).id
+
+    return account_id
 
 
-BriefAccountId = Annotated[str, Depends(brief_account_id)]
+BriefAccountId = Annotated[str, Depends(brief("generations"))]
+BriefDatasetsAccountId = Annotated[str, Depends(brief("datasets"))]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]
 TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]
