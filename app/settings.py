@@ -161,6 +161,13 @@ class Settings(BaseSettings):
     max_running_per_account: int = Field(
         default=8, ge=1, description="Most jobs of one account that run at the same time."
     )
+    affinity_look_ahead: int = Field(
+        default=16,
+        ge=1,
+        le=100,
+        description="How many of an account's oldest waiting jobs a worker looks at for one whose "
+        "base model and LoRAs it has loaded; the oldest is passed over as often at most.",
+    )
     graceful_stop_seconds: float = Field(
         default=25, gt=0, description="How long a stopping worker may take to save its work."
     )

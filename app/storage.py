@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -31,6 +33,14 @@ def _translated_errors(key: str) -> Iterator[None]:
         raise StorageUnavailable(f"Object storage refused: {error}") from error
     except BotoCoreError as error:
         raise StorageUnavailable(f"Object storage cannot be reached: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object's key and when it was stored."""
+
+    key: str
+    modified_at: datetime
 
 
 class ObjectStore:
@@ -105,6 +115,17 @@ class ObjectStore:
             ):
                 keys += [item["Key"] for item in page.get("Contents", [])]
         return keys
+
+    def pages(self, prefix: str) -> Iterator[list[StoredObject]]:
+        """Everything whose key starts so, up to a thousand at a time."""
+        with _translated_errors(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix
+            ):
+                yield [
+                    StoredObject(item["Key"], item["LastModified"])
+                    for item in page.get("Contents", [])
+                ]
 
     def presign_get(self, key: str, filename: str | None = None) -> str:
         """An address anyone can download from for a while; `filename` is what it saves as."""

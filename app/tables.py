@@ -7,6 +7,7 @@ from app.datasets import models as datasets
 from app.generations import models as generations
 from app.jobs import models as jobs
 from app.loras import models as loras
+from app.retention import models as retention
 from app.trainings import models as trainings
 
 metadata = Base.metadata
@@ -19,5 +20,6 @@ __all__ = [
     "jobs",
     "loras",
     "metadata",
+    "retention",
     "trainings",
 ]

@@ -18,10 +18,11 @@ import structlog
 from app import tables  # noqa: F401
 from app.database import JsonObject, transaction
 from app.errors import JobInputMissing, LeaseLost, LorawrightError, NotFound
-from app.jobs import lifecycle
+from app.jobs import claiming, lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import JobKind
 from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
+from worker.handlers.at_hand import at_hand
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
 from worker.workspace import workspace
@@ -59,13 +60,14 @@ def run_next(queue: str) -> bool:
 
     False when none was waiting.
     """
+    held = at_hand() if queue == "generate" else claiming.NOTHING
     with transaction() as session:
-        first = lifecycle.claim(session, queue, worker_id())
+        first = claiming.claim(session, queue, worker_id(), held)
         if first is None:
             return False
         mates: list[Claim] = []
         if first.kind == "generation" and first.batch_key is not None:
-            mates = lifecycle.claim_mates(session, first, generation.places(session, first))
+            mates = claiming.claim_mates(session, first, generation.places(session, first))
     claims = [first, *mates]
     ids = [claim.job_id for claim in claims]
     with structlog.contextvars.bound_contextvars(job_id=first.job_id, attempt=first.attempt):

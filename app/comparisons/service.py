@@ -61,6 +61,7 @@ def submit(
         account_id=account_id,
         labels=request.metadata,
         request_id=request_id,
+        base_model=whole.base_model.id,
     )
     comparison = Comparison(
         id=job_id,

@@ -40,8 +40,8 @@ class Image(CreatedAt, Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
     filename: Mapped[str] = mapped_column(String(255))
     sha256: Mapped[str] = mapped_column(String(64))
-    object_key: Mapped[str] = mapped_column(String(300))
-    thumbnail_key: Mapped[str | None] = mapped_column(String(300))
+    object_key: Mapped[str] = mapped_column(String(300), index=True)
+    thumbnail_key: Mapped[str | None] = mapped_column(String(300), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     # As seen upright: EXIF orientation is applied before measuring.
     width: Mapped[int] = mapped_column(Integer)

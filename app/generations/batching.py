@@ -1,4 +1,4 @@
-"""Which generations may run as one batch: what must be alike, as one key."""
+"""What generations may share: a batch, if these things are alike; merged LoRAs, if those are."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ SHARED = (
     "scheduler",
     "hires",
 )
+# Of a frozen LoRA: what it is called, not what it does.
+NAMES = frozenset({"lora", "name", "object_key"})
 
 
 def batch_key(base_model: str, request: JsonObject) -> str | None:
@@ -23,3 +25,12 @@ def batch_key(base_model: str, request: JsonObject) -> str | None:
         return None
     shared = [base_model, *(request[name] for name in SHARED)]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+
+
+def recipe(loras: list[JsonObject]) -> str | None:
+    """A key of frozen LoRAs at their weights; None without any."""
+    if not loras:
+        return None
+    # Whatever else stands in an entry is of no weight, but its name.
+    uses = [{name: use[name] for name in sorted(use) if name not in NAMES} for use in loras]
+    return hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest()

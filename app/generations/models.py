@@ -33,7 +33,7 @@ class InputImage(CreatedAt, Base):
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
     width: Mapped[int] = mapped_column(Integer)
     height: Mapped[int] = mapped_column(Integer)
-    object_key: Mapped[str] = mapped_column(String(300))
+    object_key: Mapped[str] = mapped_column(String(300), index=True)
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
 

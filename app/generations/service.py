@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from app.catalog import load_catalog
 from app.database import new_id
 from app.errors import Conflict, NotFound
-from app.generations.batching import batch_key
+from app.generations.batching import batch_key, recipe
 from app.generations.freeze import Frozen, freeze
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schemas import GenerationCreate
@@ -67,6 +67,8 @@ def _queue(
         request_id=request_id,
         batch_key=batch_key(frozen.base_model.id, frozen.request),
         batch_size=frozen.request["num_images"],
+        base_model=frozen.base_model.id,
+        recipe=recipe(frozen.loras),
     )
     generation = Generation(
         id=job_id,

@@ -1,21 +1,20 @@
-"""The worker's side of a job's life: claim, renew, write, release, finish, sweep.
+"""The worker's side of a job's life, once it is claimed: renew, write, release, finish, sweep.
 
 Every write names the attempt it belongs to, so the database decides who still owns a job. A write
 that matches no row raises `LeaseLost`: the job is another worker's now, and nothing was changed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Float, and_, cast, func, select, text, update
+from sqlalchemy import Float, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import INTERVAL
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.broker import WORK_QUEUES, wake_after_commit
 from app.database import JsonObject
 from app.errors import LeaseLost
-from app.jobs import events
+from app.jobs import events, lines
 from app.jobs.models import EventType, Job, JobKind, JobStatus
 from app.settings import get_settings
 
@@ -45,125 +44,6 @@ class Orders:
     deadline_passed: bool
 
 
-def claim(session: Session, queue: str, worker_id: str) -> Claim | None:
-    """Take the best waiting job of a queue, or None.
-
-    Best: highest priority; then of the account with fewest running jobs, under its limit; then
-    the oldest. Two workers never get the same job: the row is locked while it is chosen, and a
-    locked row is passed over.
-    """
-    return _claim(session, queue, worker_id)
-
-
-def claim_mates(session: Session, first: Claim, places: int) -> list[Claim]:
-    """Take the best waiting jobs that may run in one batch with a claimed one.
-
-    A job that failed or lost its worker before runs alone, so that it can harm no other.
-
-    Args:
-        places: how many the whole batch has, those of the claimed job included.
-    """
-    mates: list[Claim] = []
-    left = places - first.batch_size
-    while first.batch_key is not None and left > 0:
-        mate = _claim(
-            session,
-            first.queue,
-            first.worker_id,
-            lambda job: and_(
-                job.batch_key == first.batch_key,
-                job.batch_size <= left,  # noqa: B023 (called before the next round)
-                job.failures == 0,
-            ),
-        )
-        if mate is None:
-            break
-        mates.append(mate)
-        left -= mate.batch_size
-    return mates
-
-
-def waiting_jobs(session: Session, queue: str, limit: int) -> list[str]:
-    """The jobs that would be claimed next, the best first; nothing is taken or locked."""
-    waiting, statement = _waiting(queue)
-    return list(session.scalars(statement.with_only_columns(waiting.id).limit(limit)))
-
-
-def _waiting(queue: str) -> tuple[Any, Any]:
-    """The jobs of a queue that may be claimed now, the best first."""
-    settings = get_settings()
-    busy = (
-        select(Job.account_id, func.count().label("running"))
-        .where(Job.status == "running")
-        .group_by(Job.account_id)
-        .subquery()
-    )
-    running = func.coalesce(busy.c.running, 0)
-    waiting = aliased(Job)
-    statement = (
-        select(waiting.id)
-        .outerjoin(busy, busy.c.account_id == waiting.account_id)
-        .where(
-            waiting.queue == queue,
-            waiting.status == "queued",
-            waiting.not_before.is_(None) | (waiting.not_before <= func.now()),
-            running < settings.max_running_per_account,
-        )
-        .order_by(waiting.priority.desc(), running, waiting.created_at, waiting.id)
-    )
-    return waiting, statement
-
-
-def _claim(
-    session: Session,
-    queue: str,
-    worker_id: str,
-    such: Callable[[Any], Any] | None = None,
-) -> Claim | None:
-    """Take the best waiting job of a queue; of those alone that meet a condition."""
-    settings = get_settings()
-    waiting, statement = _waiting(queue)
-    if such is not None:
-        statement = statement.where(such(waiting))
-    best = statement.limit(1).with_for_update(of=waiting, skip_locked=True).scalar_subquery()
-    row = session.execute(
-        update(Job)
-        .where(Job.id == best, Job.status == "queued")
-        .values(
-            status="running",
-            attempt=Job.attempt + 1,
-            worker_id=worker_id,
-            lease_expires_at=_from_now(settings.lease_seconds),
-            started_at=func.coalesce(Job.started_at, func.now()),
-            not_before=None,
-        )
-        .returning(
-            Job.id,
-            Job.kind,
-            Job.queue,
-            Job.account_id,
-            Job.attempt,
-            Job.batch_key,
-            Job.batch_size,
-            Job.failures,
-        )
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if row is None:
-        return None
-    events.append(session, row.id, "status", {"status": "running", "attempt": row.attempt})
-    return Claim(
-        row.id,
-        row.kind,
-        row.queue,
-        row.account_id,
-        row.attempt,
-        worker_id,
-        row.batch_key if row.failures == 0 else None,
-        row.batch_size,
-    )
-
-
 def renew(session: Session, claim: Claim) -> Orders:
     """Extend the lease, and learn whether to stop.
 
@@ -172,7 +52,7 @@ def renew(session: Session, claim: Claim) -> Orders:
     """
     row = session.execute(
         _owned(claim)
-        .values(lease_expires_at=_from_now(get_settings().lease_seconds))
+        .values(lease_expires_at=from_now(get_settings().lease_seconds))
         .returning(
             Job.cancel_requested_at.is_not(None).label("cancel"),
             func.coalesce(Job.deadline_at <= func.now(), False).label("late"),
@@ -288,7 +168,7 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
             "gpu_seconds": Job.gpu_seconds + gpu_seconds,
         },
     )
-    events.append(session, claim.job_id, "status", {"status": "queued", "reason": reason})
+    _queue_again(session, claim.job_id, {"reason": reason})
     wake_after_commit(session, claim.queue)
 
 
@@ -313,12 +193,11 @@ def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: Js
             "worker_id": None,
             "lease_expires_at": None,
             "failures": failures,
-            "not_before": _from_now(_pause_seconds(failures)),
+            "not_before": from_now(_pause_seconds(failures)),
             "gpu_seconds": Job.gpu_seconds + gpu_seconds,
         },
     )
-    payload = {"status": "queued", "reason": "retry", "error": error}
-    events.append(session, claim.job_id, "status", payload)
+    _queue_again(session, claim.job_id, {"reason": "retry", "error": error})
 
 
 def sweep_expired_leases(session: Session) -> list[str]:
@@ -337,7 +216,7 @@ def sweep_expired_leases(session: Session) -> list[str]:
             "lease_expires_at": None,
             "failures": failures,
         }
-        payload: JsonObject
+        payload: JsonObject | None
         if cancel_requested_at is not None:
             values |= {"status": "canceled", "ended_at": func.now()}
             payload = {"status": "canceled"}
@@ -353,15 +232,18 @@ def sweep_expired_leases(session: Session) -> list[str]:
             error = {"code": "worker_lost", "message": message, "retryable": True}
             payload = {"status": "failed", "error": error}
         else:
-            values |= {"status": "queued", "not_before": _from_now(_pause_seconds(failures))}
-            payload = {"status": "queued", "reason": "worker_lost"}
+            values |= {"status": "queued", "not_before": from_now(_pause_seconds(failures))}
+            payload = None
         session.execute(
             update(Job)
             .where(Job.id == job_id)
             .values(values)
             .execution_options(synchronize_session=False)
         )
-        events.append(session, job_id, "status", payload)
+        if payload is None:
+            _queue_again(session, job_id, {"reason": "worker_lost"})
+        else:
+            events.append(session, job_id, "status", payload)
     return [row.id for row in lost]
 
 
@@ -408,6 +290,15 @@ def counts_as_gpu(queue: str) -> bool:
     return queue in GPU_QUEUES
 
 
+def _queue_again(session: Session, job_id: str, told: JsonObject) -> None:
+    """Open the line of a job that waits again, and tell its story so."""
+    place = session.execute(
+        select(Job.queue, Job.account_id, Job.priority).where(Job.id == job_id)
+    ).one()
+    lines.open_line(session, *place)
+    events.append(session, job_id, "status", {"status": "queued", **told})
+
+
 def _owned(claim: Claim) -> Any:
     return (
         update(Job)
@@ -426,6 +317,6 @@ def _pause_seconds(failures: int) -> float:
     return float(get_settings().retry_backoff_seconds * 2 ** (failures - 1))
 
 
-def _from_now(seconds: float) -> Any:
+def from_now(seconds: float) -> Any:
     """The database's clock plus so many seconds; workers' clocks may differ."""
     return func.now() + cast(seconds, Float) * cast(text("'1 second'"), INTERVAL)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -43,14 +44,20 @@ class Job(CreatedAt, Base):
             "status IN ({})".format(", ".join(f"'{s}'" for s in get_args(JobStatus))),
             name="status",
         ),
-        # What a claim looks for: the best waiting job of a queue.
+        # What a claim looks for: the head of one account's line at a queue.
         Index(
             "ix_jobs_waiting",
             "queue",
-            text("priority DESC"),
+            "account_id",
+            "priority",
             "created_at",
             "id",
             postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_deadline",
+            "deadline_at",
+            postgresql_where=text("status = 'queued' AND deadline_at IS NOT NULL"),
         ),
         # Fair share counts these; the sweeper looks for those whose lease ran out.
         Index(
@@ -59,12 +66,14 @@ class Job(CreatedAt, Base):
             "lease_expires_at",
             postgresql_where=text("status = 'running'"),
         ),
-        Index("ix_jobs_account", "account_id", text("id DESC")),
-        # Waiting jobs that could run in one batch with a claimed one.
+        # Lists, newest first.
+        Index("ix_jobs_account", "account_id", text("created_at DESC"), text("id DESC")),
+        # Waiting jobs that could run in one batch with a claimed one, oldest first.
         Index(
             "ix_jobs_batch",
             "queue",
             "batch_key",
+            "created_at",
             postgresql_where=text("status = 'queued' AND batch_key IS NOT NULL"),
         ),
     )
@@ -82,6 +91,11 @@ class Job(CreatedAt, Base):
     batch_key: Mapped[str | None] = mapped_column(String(64))
     # How many of a batch's places it takes: pictures.
     batch_size: Mapped[int] = mapped_column(SmallInteger, default=1)
+    # What a worker must have at hand for it: a base model, and LoRAs at their weights.
+    base_model: Mapped[str | None] = mapped_column(String(64))
+    recipe: Mapped[str | None] = mapped_column(String(64))
+    # How often a later job of its line went first because a worker had that one's at hand.
+    passed_over: Mapped[int] = mapped_column(SmallInteger, default=0)
     worker_id: Mapped[str | None] = mapped_column(String(200))
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
@@ -105,6 +119,24 @@ class Job(CreatedAt, Base):
     request_id: Mapped[str | None] = mapped_column(String(100))
     # The client's own string pairs; `metadata` is a word SQLAlchemy keeps for itself.
     labels: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+
+
+class JobLine(Base):
+    """An account's line at a queue: whether somebody waits in it, and when it last had its turn."""
+
+    __tablename__ = "job_lines"
+    # Served lines change often and are few: half-filled pages let them change in place.
+    __table_args__ = {"postgresql_with": {"fillfactor": 50}}  # noqa: RUF012
+
+    queue: Mapped[str] = mapped_column(String(20), primary_key=True)
+    account_id: Mapped[str] = mapped_column(
+        ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True
+    )
+    priority: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    waiting: Mapped[bool]
+    # By the clock, not by the transaction's start: two claims in one transaction have an order.
+    opened_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    served_at: Mapped[datetime | None]
 
 
 class JobEvent(CreatedAt, Base):

@@ -1,12 +1,12 @@
 """What the API asks of a job: submit, find, list, cancel."""
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.broker import Queue, announce_after_commit, wake_after_commit
 from app.database import JsonObject
 from app.errors import NotFound
-from app.jobs import events
+from app.jobs import events, lines
 from app.jobs.models import TERMINAL, Job, JobKind, JobStatus
 from app.settings import get_settings
 
@@ -22,12 +22,18 @@ def submit(
     request_id: str | None = None,
     batch_key: str | None = None,
     batch_size: int = 1,
+    base_model: str | None = None,
+    recipe: str | None = None,
+    priority: int = 0,
 ) -> Job:
     """Insert a queued job and its first event; the queue is woken after the commit.
 
     Args:
         batch_key: jobs of this queue with the same key may run in one batch; None runs alone.
         batch_size: how many places of the batch it takes.
+        base_model: what a worker should have loaded for it, where that matters.
+        recipe: of the LoRAs it needs; workers that have them merged prefer it.
+        priority: higher goes first, whoever waits.
     """
     job = Job(
         id=job_id,
@@ -39,9 +45,13 @@ def submit(
         request_id=request_id,
         batch_key=batch_key,
         batch_size=batch_size,
+        base_model=base_model,
+        recipe=recipe,
+        priority=priority,
     )
     session.add(job)
     session.flush()
+    lines.open_line(session, queue, account_id, priority)
     events.append(session, job_id, "status", {"status": "queued"})
     wake_after_commit(session, queue)
     session.refresh(job)
@@ -91,25 +101,59 @@ def list_newest(
 
 
 def position_in_queue(session: Session, job: Job) -> int | None:
-    """How many jobs wait ahead by priority and age (0: next); None unless it is queued."""
+    """About how many jobs go first (0: next) if no other is queued; None unless it is queued.
+
+    Accounts take turns: the job waits for those before it in its own line, and for as many of
+    each other account, where it has so many. Long lines are counted to a limit and then taken to
+    be like the others, as clients ask this of every waiting job all the time.
+    """
     if job.status != "queued":
         return None
-    return session.scalar(
-        select(func.count())
-        .select_from(Job)
-        .where(
-            Job.queue == job.queue,
-            Job.status == "queued",
-            (Job.priority > job.priority)
-            | (
-                (Job.priority == job.priority)
-                & (
-                    (Job.created_at < job.created_at)
-                    | ((Job.created_at == job.created_at) & (Job.id < job.id))
-                )
-            ),
-        )
+    found: int | None = session.scalar(
+        _POSITION,
+        {
+            "queue": job.queue,
+            "account_id": job.account_id,
+            "priority": job.priority,
+            "created_at": job.created_at,
+            "id": job.id,
+            "counted": COUNTED_OF_A_LINE,
+            "lines": COUNTED_LINES,
+        },
     )
+    return found
+
+
+# Beyond these a position is an estimate.
+COUNTED_OF_A_LINE = 1000
+COUNTED_LINES = 100
+_POSITION = text("""
+    WITH mine AS (
+        SELECT count(*) AS ahead FROM (
+            SELECT FROM jobs
+            WHERE queue = :queue AND account_id = :account_id AND priority = :priority
+              AND status = 'queued' AND (created_at, id) < (:created_at, :id)
+            LIMIT :counted
+        ) AS before
+    ), others AS (
+        SELECT account_id, priority, count(*) OVER () AS total FROM job_lines
+        WHERE queue = :queue AND waiting AND priority >= :priority
+          AND (account_id, priority) <> (:account_id, :priority)
+        LIMIT :lines
+    ), theirs AS (
+        SELECT others.total, count(found.id) AS jobs
+        FROM others CROSS JOIN mine LEFT JOIN LATERAL (
+            SELECT jobs.id FROM jobs
+            WHERE queue = :queue AND jobs.account_id = others.account_id
+              AND jobs.priority = others.priority AND status = 'queued'
+            LIMIT least(mine.ahead + 1, :counted / 10)
+        ) AS found ON true
+        GROUP BY others.account_id, others.priority, others.total
+    )
+    SELECT mine.ahead + coalesce(
+        (SELECT CAST(avg(jobs) * max(total) AS bigint) FROM theirs), 0)
+    FROM mine
+""")
 
 
 def request_cancel(session: Session, account_id: str, job_id: str, kind: JobKind) -> Job:

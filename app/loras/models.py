@@ -31,7 +31,7 @@ class Lora(CreatedAt, Base):
     )
     rank: Mapped[int] = mapped_column(Integer)
     alpha: Mapped[float]
-    object_key: Mapped[str] = mapped_column(String(300))
+    object_key: Mapped[str] = mapped_column(String(300), index=True)
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
     # Of the stored file: kohya, diffusers, peft or other.
@@ -52,7 +52,7 @@ class LoraFile(CreatedAt, Base):
         ForeignKey("loras.id", ondelete="CASCADE"), primary_key=True
     )
     layout: Mapped[str] = mapped_column(String(10), primary_key=True)
-    object_key: Mapped[str] = mapped_column(String(300))
+    object_key: Mapped[str] = mapped_column(String(300), index=True)
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
 

@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 from app.comparisons.models import Comparison
 from app.database import JsonObject, transaction
 from app.errors import LeaseLost
+from app.generations.batching import recipe
 from app.sheet import SheetRow, draw_sheet
 from app.storage import get_store
+from worker.handlers.at_hand import remember
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.generation import (
     INPUT_IMAGES,
@@ -69,6 +71,7 @@ def run(context: JobContext) -> Publish:
         handle = pipelines().get(base_model)
     except BaseModelUnavailable as error:
         raise GenerationFailed(error.code, str(error), retryable=True) from error
+    remember([recipe(cell["loras"]) for cell in cells])
     drawn: dict[int, GeneratedImage] = {}
     watches = _watches(context, len(cells))
     for number, outcome in generate_many(handle, specs, watches):

@@ -19,11 +19,13 @@ from sqlalchemy.orm import Session
 
 from app.database import JsonObject, transaction
 from app.errors import JobError, JobInputMissing, LeaseLost, NotFound
+from app.generations.batching import recipe
 from app.generations.models import GeneratedImage as ImageRow
 from app.generations.models import Generation
 from app.jobs.lifecycle import Claim
 from app.settings import get_settings
 from app.storage import get_store
+from worker.handlers.at_hand import remember
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.lora_cache import fetch_lora
 from worker.handlers.models import base_model_entry, base_model_spec, device_policy, pipelines
@@ -98,6 +100,7 @@ def run(contexts: Sequence[JobContext]) -> Iterator[tuple[JobContext, Publish | 
             yield request.context, _unavailable(error)
         return
     specs = [request.spec for request in requests]
+    remember([recipe(request.loras) for request in requests])
     with Prefetch(handle.bank, base_model.id):
         watches = [watch(request.context) for request in requests]
         for number, outcome in generate_many(handle, specs, watches):

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from app.database import transaction
 from app.errors import LorawrightError
 from app.generations.models import Generation
-from app.jobs import lifecycle
+from app.jobs import claiming
 from worker.handlers.lora_cache import fetch_lora
 from worker.ml.inference.bank import AdapterBank
 from worker.ml.inference.errors import InferenceError
@@ -40,7 +40,7 @@ class Prefetch:
     def _run(self) -> None:
         try:
             with transaction() as session:
-                waiting = lifecycle.waiting_jobs(session, "generate", LOOK_AHEAD)
+                waiting = claiming.waiting_jobs(session, "generate", LOOK_AHEAD)
                 rows = session.execute(
                     select(Generation.id, Generation.loras).where(
                         Generation.id.in_(waiting), Generation.base_model == self._base_model

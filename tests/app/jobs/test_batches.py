@@ -5,7 +5,7 @@ from sqlalchemy import update
 
 from app.accounts import service as accounts
 from app.database import new_id, transaction
-from app.jobs import lifecycle, service
+from app.jobs import claiming, lines, service
 from app.jobs.models import Job
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -17,7 +17,9 @@ def account_id(clean: object) -> str:  # noqa: ARG001 (order)
         return accounts.create_account(session, "customer").id
 
 
-def submit(account_id: str, key: str | None, size: int = 1, **values: object) -> str:
+def submit(
+    account_id: str, key: str | None, size: int = 1, *, priority: int = 0, **values: object
+) -> str:
     job_id = new_id("gen")
     with transaction() as session:
         service.submit(
@@ -28,6 +30,7 @@ def submit(account_id: str, key: str | None, size: int = 1, **values: object) ->
             account_id=account_id,
             batch_key=key,
             batch_size=size,
+            priority=priority,
         )
         if values:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
@@ -36,9 +39,9 @@ def submit(account_id: str, key: str | None, size: int = 1, **values: object) ->
 
 def claim_batch(places: int = 8) -> list[str]:
     with transaction() as session:
-        first = lifecycle.claim(session, "generate", "w1")
+        first = claiming.claim(session, "generate", "w1")
         assert first is not None
-        mates = lifecycle.claim_mates(session, first, places)
+        mates = claiming.claim_mates(session, first, places)
     return [claim.job_id for claim in (first, *mates)]
 
 
@@ -77,8 +80,8 @@ def test_a_job_that_failed_before_runs_alone(account_id: str) -> None:
 def test_a_batch_stays_under_the_accounts_limit_and_shares_fairly(
     account_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = lifecycle.get_settings().model_copy(update={"max_running_per_account": 2})
-    monkeypatch.setattr(lifecycle, "get_settings", lambda: settings)
+    settings = lines.get_settings().model_copy(update={"max_running_per_account": 2})
+    monkeypatch.setattr(lines, "get_settings", lambda: settings)
     with transaction() as session:
         other = accounts.create_account(session, "other").id
     first = [submit(account_id, "x") for _ in range(4)]
@@ -90,6 +93,6 @@ def test_the_jobs_that_come_next_are_seen_without_being_taken(account_id: str) -
     a, b = submit(account_id, "x"), submit(account_id, None)
     urgent = submit(account_id, "x", priority=3)
     with transaction() as session:
-        assert lifecycle.waiting_jobs(session, "generate", 2) == [urgent, a]
-        assert lifecycle.waiting_jobs(session, "generate", 9) == [urgent, a, b]
+        assert claiming.waiting_jobs(session, "generate", 2) == [urgent, a]
+        assert claiming.waiting_jobs(session, "generate", 9) == [urgent, a, b]
     assert claim_batch() == [urgent, a]

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, text, update
 from app.accounts import service as accounts
 from app.database import new_id, transaction
 from app.errors import LeaseLost
-from app.jobs import events, lifecycle, service
+from app.jobs import claiming, events, lifecycle, service
 from app.jobs.lifecycle import Claim
 from app.jobs.models import Job
 
@@ -22,11 +22,16 @@ def account_id(clean: object) -> str:  # noqa: ARG001 (order)
     return account.id
 
 
-def submit(account_id: str, **values: object) -> str:
+def submit(account_id: str, *, priority: int = 0, **values: object) -> str:
     job_id = new_id("gen")
     with transaction() as session:
         service.submit(
-            session, job_id=job_id, kind="generation", queue="generate", account_id=account_id
+            session,
+            job_id=job_id,
+            kind="generation",
+            queue="generate",
+            account_id=account_id,
+            priority=priority,
         )
         if values:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
@@ -35,7 +40,7 @@ def submit(account_id: str, **values: object) -> str:
 
 def claim(worker: str = "w1") -> Claim | None:
     with transaction() as session:
-        return lifecycle.claim(session, "generate", worker)
+        return claiming.claim(session, "generate", worker)
 
 
 def read(job_id: str) -> Job:

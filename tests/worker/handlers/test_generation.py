@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from app.accounts.models import Account
 from app.database import new_id, transaction
-from app.jobs import events, lifecycle
+from app.jobs import claiming, events, lifecycle
 from app.jobs.models import Job
 from app.loras.models import Lora as LoraRow
 from app.storage import get_store
@@ -173,7 +173,7 @@ def test_a_cancel_ends_one_of_a_batch_while_the_others_are_drawn_on(client, subm
     monkeypatch.setattr(lifecycle, "report_progress", watched)
     monkeypatch.setattr("worker.handlers.context.PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr("worker.lease.TICK_SECONDS", 0.01)
-    real_claim = lifecycle.claim_mates
+    real_claim = claiming.claim_mates
 
     def claim_then_cancel(*args):
         mates = real_claim(*args)
@@ -182,7 +182,7 @@ def test_a_cancel_ends_one_of_a_batch_while_the_others_are_drawn_on(client, subm
         timer.start()
         return mates
 
-    monkeypatch.setattr(lifecycle, "claim_mates", claim_then_cancel)
+    monkeypatch.setattr(claiming, "claim_mates", claim_then_cancel)
     runner.run_next("generate")
     assert read(client, first)["status"] == "canceled"
     assert read(client, second)["status"] == "succeeded"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from app.catalog import load_catalog
 from app.database import transaction
 from app.errors import LeaseLost
-from app.jobs import lifecycle
+from app.jobs import claiming, lifecycle
 from app.lora_format.architectures import architectures
 from app.loras.models import Lora as LoraRow
 from app.loras.models import LoraFile
@@ -324,7 +324,7 @@ def test_a_canceled_tool_stops_between_modules(client, upload):
     request = {"operation": "resize", "lora": "ink", "rank": 1}
     job = client.post("/v1/lora-tools", json=request).json()
     with transaction() as session:
-        claim = lifecycle.claim(session, "ingest", "test")
+        claim = claiming.claim(session, "ingest", "test")
     folder = Path("canceled").resolve()
     folder.mkdir()
     with Lease(claim) as lease:
@@ -358,7 +358,7 @@ def test_a_lost_attempt_publishes_nothing(client, upload):
     request = {"operation": "resize", "lora": "ink", "rank": 1}
     job = client.post("/v1/lora-tools", json=request).json()
     with transaction() as session:
-        claim = lifecycle.claim(session, "ingest", "test")
+        claim = claiming.claim(session, "ingest", "test")
     folder = Path("lost").resolve()
     folder.mkdir()
     with Lease(claim) as lease:

@@ -10,7 +10,7 @@ import pytest
 
 from app.database import new_id, transaction
 from app.errors import JobInputMissing, TrainingFailed
-from app.jobs import lifecycle
+from app.jobs import claiming
 from app.jobs.models import Job
 from app.loras import service as loras
 from app.storage import get_store
@@ -56,7 +56,7 @@ def submit(client) -> Callable[..., str]:
 def claimed(folder: Path) -> Iterator[JobContext]:
     """The oldest queued training, claimed and held."""
     with transaction() as session:
-        claim = lifecycle.claim(session, "train", "test")
+        claim = claiming.claim(session, "train", "test")
     assert claim is not None
     with Lease(claim) as lease:
         yield JobContext(claim, lease, folder)
