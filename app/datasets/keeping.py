@@ -1,7 +1,7 @@
 """What was verified becomes images: bytes into storage first, then rows, then the ingest job.
 
-Used by the API for uploads and by the worker for archives that came straight to storage. No
-connection is held while bytes are stored; one short transaction writes all rows.
+Used by the API for uploads and by the worker for archives that came straight to storage. Bytes are
+stored before the transaction that writes the rows, and never twice: a picture lies under its hash.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from app.datasets.models import Dataset, Image, Ingest
 from app.datasets.schemas import UploadedFile
 from app.errors import FieldProblem, TooLarge, UploadRejected
 from app.jobs import service as jobs
+from app.retention import service as retention
 from app.settings import get_settings
 from app.storage import ObjectStore
 
@@ -70,6 +71,10 @@ def keep_intake(
     store_images(store, account_id, intake.images, check)
     with transaction() as session:
         dataset = service.get(session, account_id, dataset_id)
+        retention.hold(session, account_id)
+        # One that was there before may have been removed meanwhile; from now on none is.
+        gone = [image for image in intake.images if not store.exists(image_key(account_id, image))]
+        store_images(store, account_id, gone, check)
         return add_images(session, dataset, intake)
 
 
@@ -83,7 +88,9 @@ def store_images(
 
     def put(image: VerifiedImage) -> None:
         check()
-        store.put_file(image_key(account_id, image), image.file.path, CONTENT_TYPES[image.format])
+        key = image_key(account_id, image)
+        if not store.exists(key):
+            store.put_file(key, image.file.path, CONTENT_TYPES[image.format])
 
     with ThreadPoolExecutor(STORING_THREADS) as pool:
         # The first failure ends the rest: what waits is not begun.

@@ -210,8 +210,13 @@ def verify_image(file: StagedFile, settings: Settings) -> VerifiedImage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file.path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise NotUsable(
+            "image_too_many_pixels",
+            f"{error}; the limit (LORAWRIGHT_MAX_IMAGE_PIXELS) is {settings.max_image_pixels}",
+        ) from error
     # SyntaxError: what some of Pillow's readers call a damaged header.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise NotUsable("not_an_image", f"not a {_names()} picture") from error
     with image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
