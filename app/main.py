@@ -11,6 +11,7 @@ from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
 from app.generations import routes as generations
+from app.jobs import doorbell
 from app.jobs import routes as jobs
 from app.logs import configure_logs
 from app.loras import routes as loras
@@ -30,6 +31,7 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
         get_settings().database_pool_size
     )
     yield
+    await doorbell.close()
 
 
 def create_app() -> FastAPI:

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 
 from starlette.concurrency import run_in_threadpool
 
 from app.database import new_session
-from app.jobs.doorbell import POLL_SECONDS, listen, rest
+from app.jobs.doorbell import listening
 from app.jobs.models import TERMINAL, Job
+
+# How soon a client that has gone is noticed.
+LOOK_SECONDS = 2.0
 
 
 async def wait_until_ended(
@@ -20,16 +22,15 @@ async def wait_until_ended(
         gone: asked now and then whether anybody still waits; False is answered if not.
     """
     ends_at = time.monotonic() + seconds
-    async with AsyncExitStack() as stack:
-        # Before the first look, or an end between the two would not be heard.
-        doorbell = await listen(stack, job_id)
+    # Before the first look, or an end between the two would not be heard.
+    async with listening(job_id) as doorbell:
         while True:
             if await run_in_threadpool(_has_ended, job_id):
                 return True
             left = ends_at - time.monotonic()
             if left <= 0 or (gone is not None and await gone()):
                 return False
-            await rest(doorbell, min(left, POLL_SECONDS))
+            await doorbell.rest(min(left, LOOK_SECONDS))
 
 
 def _has_ended(job_id: str) -> bool:
