@@ -6,6 +6,7 @@ LorawrightError
 │   ├── ScopeMissing              the key may not do this
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
+│   │   └── UploadIncomplete      parts of an upload have not arrived
 │   ├── TooLarge                  a body or file over its limit
 │   ├── FormUnreadable            a multipart body that cannot be taken apart
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
@@ -23,6 +24,7 @@ LorawrightError
 │   └── ConversionPending         a file that is still being made
 └── JobError                      a running job ends as failed with this code
     ├── JobInputMissing
+    ├── ArchiveDamaged            an archive in storage is not the one that was told
     ├── TrainingFailed
     ├── LoraToolFailed
     └── LeaseLost                 not a failure: another worker has the job now
@@ -76,6 +78,11 @@ class NotFound(RequestError):
 class Conflict(RequestError):
     code = "conflict"
     title = "The object's state forbids it"
+
+
+class UploadIncomplete(Conflict):
+    code = "upload_incomplete"
+    title = "Parts of the upload are missing"
 
 
 class TooLarge(RequestError):
@@ -173,6 +180,11 @@ class JobError(LorawrightError):
 class JobInputMissing(JobError):
     code = "input_missing"
     title = "An input of the job is gone"
+
+
+class ArchiveDamaged(JobError):
+    code = "archive_damaged"
+    title = "The archive is not the one that was told"
 
 
 class TrainingFailed(JobError):

@@ -4,21 +4,22 @@ Used by the API for uploads and by the worker for archives that came straight to
 stored before the transaction that writes the rows, and never twice: a picture lies under its hash.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.database import new_id, transaction
+from app.database import JsonObject, new_id, transaction
 from app.datasets import service
-from app.datasets.intake.staging import Intake, Outcome, VerifiedImage
+from app.datasets.intake.staging import CAPTION_SUFFIX, Intake, Outcome, VerifiedImage
 from app.datasets.models import Dataset, Image, Ingest
 from app.datasets.schemas import UploadedFile
-from app.errors import FieldProblem, TooLarge, UploadRejected
+from app.errors import FieldProblem, LorawrightError, TooLarge, UploadRejected
 from app.jobs import service as jobs
 from app.retention import service as retention
 from app.settings import get_settings
@@ -35,29 +36,30 @@ STORING_THREADS = 8
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What the worker found out about a picture while it was at hand."""
+
+    measures: JsonObject
+    thumbnail_key: str
+
+
+@dataclass(frozen=True)
 class Added:
     """What an upload changed."""
 
+    outcomes: tuple[Outcome, ...]
     # The image that each accepted picture became, or was already.
     image_ids: dict[str, str]
     duplicates: frozenset[str]
-    ingest_id: str | None
+    # The job that measures the new ones; None where there are none, or they are measured already.
+    ingest_id: str | None = None
 
 
-def keep_intake(
-    store: ObjectStore,
-    account_id: str,
-    dataset_id: str,
-    intake: Intake,
-    check: Callable[[], None] = lambda: None,
-) -> Added:
+def keep_intake(store: ObjectStore, account_id: str, dataset_id: str, intake: Intake) -> Added:
     """Keep the verified pictures of an upload, in transactions of their own.
 
     A picture that the dataset has already is not kept twice; its caption is replaced when the
     upload brought one.
-
-    Args:
-        check: called before each picture is stored; raises to stop.
 
     Raises:
         NotFound: the dataset is gone.
@@ -66,16 +68,17 @@ def keep_intake(
         StorageUnavailable: the bytes could not be stored; no row is written.
     """
     with transaction() as session:
-        service.get(session, account_id, dataset_id)
-        _check_room(session, dataset_id, intake.images)
-    store_images(store, account_id, intake.images, check)
+        check_usable(session, service.get(session, account_id, dataset_id), intake)
+    store_images(store, account_id, intake.images)
     with transaction() as session:
         dataset = service.get(session, account_id, dataset_id)
         retention.hold(session, account_id)
         # One that was there before may have been removed meanwhile; from now on none is.
-        gone = [image for image in intake.images if not store.exists(image_key(account_id, image))]
-        store_images(store, account_id, gone, check)
-        return add_images(session, dataset, intake)
+        store_images(store, account_id, intake.images)
+        added = add_images(session, dataset, intake)
+        if len(added.duplicates) < len(intake.images):
+            added = replace(added, ingest_id=queue_ingest(session, dataset))
+        return added
 
 
 def store_images(
@@ -102,39 +105,70 @@ def store_images(
             raise
 
 
-def add_images(session: Session, dataset: Dataset, intake: Intake) -> Added:
-    """Write the rows of pictures that are stored, and queue what measures the new ones.
+def add_images(
+    session: Session,
+    dataset: Dataset,
+    intake: Intake,
+    measured: Mapping[str, Measured] | None = None,
+) -> Added:
+    """Write the rows of pictures that are stored.
+
+    Args:
+        measured: what is known of each picture, by its SHA-256; without it they are measured later.
 
     Raises:
         UploadRejected: not one file was usable; nothing is kept.
         TooLarge: the dataset would have too many images; nothing is kept.
     """
-    applied = _apply_loose_captions(session, dataset.id, intake)
-    if not intake.images and not applied:
-        raise UploadRejected(
-            "Not one file of the upload was usable",
-            [
-                FieldProblem(f"/files/{o.filename}", o.reason or "", o.code or "invalid")
-                for o in intake.outcomes
-            ],
-        )
-    _check_room(session, dataset.id, intake.images)
+    check_usable(session, dataset, intake)
+    outcomes = list(intake.outcomes)
+    for stem, caption in intake.loose_captions.items():
+        rows = _named(session, dataset.id, stem)
+        for row in rows:
+            row.caption, row.caption_source = caption, "hand"
+        outcomes.append(Outcome(stem + CAPTION_SUFFIX, "accepted") if rows else _loose(stem))
     image_ids: dict[str, str] = {}
     duplicates: set[str] = set()
     for image in intake.images:
-        image_id, is_new = _insert(session, dataset, image)
+        known = None if measured is None else measured[image.sha256]
+        image_id, is_new = _insert(session, dataset, image, known)
         image_ids[image.file.name] = image_id
         if not is_new:
             duplicates.add(image.file.name)
-    ingest_id = None
-    if len(duplicates) < len(intake.images):
-        ingest_id = new_id("ing")
-        jobs.submit(
-            session, job_id=ingest_id, kind="ingest", queue="ingest", account_id=dataset.account_id
-        )
-        session.add(Ingest(id=ingest_id, dataset_id=dataset.id))
-        session.flush()
-    return Added(image_ids, frozenset(duplicates), ingest_id)
+    return Added(tuple(outcomes), image_ids, frozenset(duplicates))
+
+
+def check_usable(session: Session, dataset: Dataset, intake: Intake) -> None:
+    """Whether anything of an upload would be kept; nothing is written.
+
+    The dataset's row is locked until the transaction ends.
+
+    Raises:
+        UploadRejected: not one file is usable.
+        TooLarge: the dataset would have too many images.
+    """
+    _check_room(session, dataset.id, intake.images)
+    if intake.images or any(_named(session, dataset.id, stem) for stem in intake.loose_captions):
+        return
+    refused = [*intake.outcomes, *map(_loose, intake.loose_captions)]
+    raise UploadRejected(
+        "Not one file of the upload was usable",
+        [
+            FieldProblem(f"/files/{o.filename}", o.reason or "", o.code or "invalid")
+            for o in refused
+        ],
+    )
+
+
+def queue_ingest(session: Session, dataset: Dataset) -> str:
+    """Have new pictures measured; the job's id."""
+    job_id = new_id("ing")
+    jobs.submit(
+        session, job_id=job_id, kind="ingest", queue="ingest", account_id=dataset.account_id
+    )
+    session.add(Ingest(id=job_id, dataset_id=dataset.id))
+    session.flush()
+    return job_id
 
 
 def image_key(account_id: str, image: VerifiedImage) -> str:
@@ -142,7 +176,7 @@ def image_key(account_id: str, image: VerifiedImage) -> str:
     return f"accounts/{account_id}/images/{image.sha256}.{image.format}"
 
 
-def outcomes_read(intake: Intake, added: Added) -> list[UploadedFile]:
+def outcomes_read(added: Added) -> list[UploadedFile]:
     """What became of each file, as the answer lists it."""
     return [
         UploadedFile(
@@ -154,29 +188,36 @@ def outcomes_read(intake: Intake, added: Added) -> list[UploadedFile]:
             image=added.image_ids.get(outcome.filename),
             duplicate=outcome.filename in added.duplicates,
         )
-        for outcome in intake.outcomes
+        for outcome in added.outcomes
     ]
 
 
-def _apply_loose_captions(session: Session, dataset_id: str, intake: Intake) -> int:
-    """Give captions uploaded without their picture to pictures that came before."""
-    applied = 0
-    for stem, caption in intake.loose_captions.items():
-        rows = session.scalars(
-            select(Image).where(
-                Image.dataset_id == dataset_id,
-                Image.filename.startswith(stem + ".", autoescape=True),
-            )
-        ).all()
-        rows = [row for row in rows if PurePosixPath(row.filename).stem == stem]
-        for row in rows:
-            row.caption, row.caption_source = caption, "hand"
-        if rows:
-            intake.outcomes.append(Outcome(stem + ".txt", "accepted"))
-            applied += 1
-        else:
-            intake.reject(stem + ".txt", "caption_without_image", f"no picture is named {stem}")
-    return applied
+def refused_read(intake: Intake, error: LorawrightError) -> list[UploadedFile]:
+    """The same of an upload of which nothing was kept."""
+    return [
+        UploadedFile(
+            filename=outcome.filename,
+            status="rejected",
+            code=outcome.code or error.code,
+            reason=outcome.reason or error.detail,
+        )
+        for outcome in (*intake.outcomes, *map(_loose, intake.loose_captions))
+    ]
+
+
+def _loose(stem: str) -> Outcome:
+    name = stem + CAPTION_SUFFIX
+    return Outcome(name, "rejected", "caption_without_image", f"no picture is named {stem}")
+
+
+def _named(session: Session, dataset_id: str, stem: str) -> list[Image]:
+    """The dataset's images whose file had this name, whatever its suffix."""
+    rows = session.scalars(
+        select(Image).where(
+            Image.dataset_id == dataset_id, Image.filename.startswith(stem + ".", autoescape=True)
+        )
+    )
+    return [row for row in rows if PurePosixPath(row.filename).stem == stem]
 
 
 def _check_room(session: Session, dataset_id: str, images: Sequence[VerifiedImage]) -> None:
@@ -198,7 +239,16 @@ def _check_room(session: Session, dataset_id: str, images: Sequence[VerifiedImag
         )
 
 
-def _insert(session: Session, dataset: Dataset, image: VerifiedImage) -> tuple[str, bool]:
+def _insert(
+    session: Session, dataset: Dataset, image: VerifiedImage, known: Measured | None
+) -> tuple[str, bool]:
+    values: dict[str, Any] = {}
+    if known is not None:
+        values = {
+            "measures": known.measures,
+            "thumbnail_key": known.thumbnail_key,
+            "measured_at": func.now(),
+        }
     inserted = session.scalar(
         insert(Image)
         .values(
@@ -215,6 +265,7 @@ def _insert(session: Session, dataset: Dataset, image: VerifiedImage) -> tuple[s
             caption=image.caption,
             caption_source="hand" if image.caption else None,
             excluded=False,
+            **values,
         )
         .on_conflict_do_nothing(index_elements=["dataset_id", "sha256"])
         .returning(Image.id)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app.database import Base, transaction
 from app.datasets import service
 from app.datasets.intake import staging
-from app.datasets.intake.staging import Intake, StagedFile
+from app.datasets.intake.staging import StagedFile
 from app.datasets.intake.verify import take_in
 from app.datasets.keeping import Added, keep_intake, outcomes_read
 from app.datasets.models import Captioning, Dataset, Image
@@ -104,7 +104,7 @@ async def upload_images(
         added = keep_intake(store, account_id, dataset_id, intake)
         with transaction() as session:
             dataset = service.get(session, account_id, dataset_id)
-            return _read_upload(session, store, dataset, intake, added)
+            return _read_upload(session, store, dataset, added)
 
     await run_in_threadpool(check_dataset)
     async with staging_folder() as folder:
@@ -162,9 +162,9 @@ def get_captioning(job_id: str, account: DatasetsAccount, session: SessionDep) -
 
 
 def _read_upload(
-    session: Session, store: ObjectStore, dataset: Dataset, intake: Intake, added: Added
+    session: Session, store: ObjectStore, dataset: Dataset, added: Added
 ) -> UploadRead:
-    data = outcomes_read(intake, added)
+    data = outcomes_read(added)
     accepted = sum(item.status == "accepted" for item in data)
     return UploadRead(
         data=data,

@@ -16,6 +16,7 @@ _SHOWN = text("""
        OR EXISTS (SELECT FROM loras WHERE object_key = key)
        OR EXISTS (SELECT FROM lora_files WHERE object_key = key)
        OR EXISTS (SELECT FROM input_images WHERE object_key = key)
+       OR EXISTS (SELECT FROM uploads WHERE object_key = key AND NOT object_gone)
        OR EXISTS (
             SELECT FROM generated_images
             WHERE generation_id = split_part(key, '/', 4) AND object_key = key)

@@ -5,6 +5,7 @@ really yields is counted as well, since headers lie. Archives inside archives ar
 """
 
 import gzip
+import io
 import re
 import struct
 import tarfile
@@ -174,7 +175,7 @@ def _untar(archive: StagedFile, folder: Path, settings: Settings) -> Iterator[St
                 yield StagedFile(_member_name(archive.name, info.name), target)
 
 
-class _Metered:
+class _Metered(io.RawIOBase):
     """A tar's bytes, of which only so many may be read as were allowed.
 
     tarfile reads a header's extensions into memory at whatever length they claim; a few compressed
@@ -190,7 +191,7 @@ class _Metered:
     def allow(self, count: int) -> None:
         self._left = count
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         data = self._inner.read(size)
         self._left -= len(data)
         if self._left < 0:

@@ -60,8 +60,13 @@ def flat_bomb() -> bytes:
     return archive({"a.png": bytes(32 * 1024 * 1024)})
 
 
+def ending(count: int, size: int, start: int) -> bytes:
+    """The last record of a zip: how many members, and where its directory lies."""
+    return struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, size, start, 0)
+
+
 def quoted_bomb(copies: int = 50) -> bytes:
-    """Many members over the same bytes: the directory points at one local header again and again."""
+    """Many members over the same bytes: the directory points at one header again and again."""
     whole = zip_of([("a.png", picture(1))], zipfile.ZIP_DEFLATED)
     start = whole.index(b"PK\x01\x02")
     end = whole.index(b"PK\x05\x06")
@@ -82,8 +87,7 @@ def shifted_quote() -> bytes:
     second = bytearray(inner[inner.index(b"PK\x01\x02") : inner.index(b"PK\x05\x06")])
     struct.pack_into("<I", second, 42, 35)  # right behind the first local header
     both = first + bytes(second)
-    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 2, 2, len(both), start, 0)
-    return outer[:start] + both + tail
+    return outer[:start] + both + ending(2, len(both), start)
 
 
 def many_members(count: int = 100_000) -> bytes:
@@ -282,6 +286,10 @@ def saved(format_: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG that tells its size truly, of zeros that hardly take room."""
 
@@ -292,7 +300,8 @@ def png_of(width: int, height: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(1024))
-    return b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", head) + piece(b"IDAT", rows) + piece(b"IEND", b"")
+    chunks = [(b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def webp_of(width: int, height: int) -> bytes:
