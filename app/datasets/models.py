@@ -116,8 +116,9 @@ class Captioning(Base):
     __tablename__ = "captionings"
 
     id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    dataset_id: Mapped[str] = mapped_column(
-        ForeignKey("datasets.id", ondelete="CASCADE"), index=True
+    # The dataset may be deleted later.
+    dataset_id: Mapped[str | None] = mapped_column(
+        ForeignKey("datasets.id", ondelete="SET NULL"), index=True
     )
     captioner: Mapped[str] = mapped_column(String(64))
     overwrite: Mapped[Overwrite] = mapped_column(String(10))

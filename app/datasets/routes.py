@@ -1,23 +1,29 @@
 """Datasets over HTTP."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.database import Base, transaction
-from app.datasets import service
+from app.datasets import caption_edit, deletion, export, service
 from app.datasets.intake import staging
 from app.datasets.intake.staging import StagedFile
 from app.datasets.intake.verify import take_in
 from app.datasets.keeping import Added, keep_intake, outcomes_read
 from app.datasets.models import Captioning, Dataset, Image
+from app.datasets.report import report
+from app.datasets.report_schemas import DatasetReport
 from app.datasets.schemas import (
     CaptioningCreate,
     CaptioningRead,
+    CaptionsEdit,
+    CaptionsEdited,
     DatasetCreate,
+    DatasetPatch,
     DatasetRead,
     ImagePatch,
     ImageRead,
@@ -29,6 +35,8 @@ from app.jobs.models import Job
 from app.jobs.schemas import job_fields
 from app.settings import get_settings
 from app.storage import ObjectStore
+from app.trainings.params import Task
+from app.trainings.service import offered_base_model
 from app.web.dependencies import (
     BriefDatasetsAccountId,
     DatasetsAccount,
@@ -71,8 +79,77 @@ def list_datasets(
 def get_dataset(
     dataset_id: str, account: DatasetsAccount, session: SessionDep, store: StoreDep
 ) -> DatasetRead:
-    """One dataset with its counts."""
-    return _read(session, store, service.get(session, account.id, dataset_id))
+    """One dataset with its counts and its report."""
+    dataset = service.get(session, account.id, dataset_id)
+    found = report(session, dataset, offered_base_model(None))
+    return _read(session, store, dataset, found)
+
+
+@datasets.patch("/{dataset_id}")
+def edit_dataset(
+    dataset_id: str,
+    patch: DatasetPatch,
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+) -> DatasetRead:
+    """Rename, or set another trigger word or template; captions that are there stay."""
+    dataset = service.get(session, account.id, dataset_id)
+    return _read(session, store, service.edit(session, dataset, patch))
+
+
+@datasets.delete("/{dataset_id}", status_code=204)
+def delete_dataset(
+    dataset_id: str, account: DatasetsAccount, session: SessionDep, store: StoreDep
+) -> Response:
+    """Delete a dataset with its images; LoRAs and trainings made of it stay."""
+    dataset = service.get(session, account.id, dataset_id)
+    deletion.delete_dataset(session, store, dataset)
+    return Response(status_code=204)
+
+
+@datasets.get(
+    "/{dataset_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}, "description": "The zip"}},
+)
+def export_dataset(
+    dataset_id: str, account_id: BriefDatasetsAccountId, store: StoreDep
+) -> StreamingResponse:
+    """A zip in kohya's layout: images that are used, .txt captions, dataset.toml."""
+    with transaction() as session:
+        dataset = service.get(session, account_id, dataset_id)
+        planned = export.plan_export(session, dataset)
+        name = "".join(c if c.isascii() and c.isalnum() else "_" for c in dataset.name)[:60]
+    return StreamingResponse(
+        export.stream(store, planned),
+        media_type="application/zip",
+        headers={"Content-Disposition": f'attachment; filename="{name}.zip"'},
+    )
+
+
+@datasets.post("/{dataset_id}/captions")
+def edit_captions(
+    dataset_id: str, request: CaptionsEdit, account: DatasetsAccount, session: SessionDep
+) -> CaptionsEdited:
+    """Edit many captions at once: replace words, put something in front or behind."""
+    dataset = service.get(session, account.id, dataset_id)
+    return caption_edit.edit_captions(session, dataset, request)
+
+
+@datasets.get("/{dataset_id}/report")
+def get_report(
+    dataset_id: str,
+    account: DatasetsAccount,
+    session: SessionDep,
+    preset: Annotated[Task | None, Query(description="Without it, the dataset's task")] = None,
+    base_model: Annotated[
+        str | None, Query(description="Catalog id; without it, the default", max_length=64)
+    ] = None,
+) -> DatasetReport:
+    """What a trainer should know before paying for a GPU; measured when the pictures came."""
+    dataset = service.get(session, account.id, dataset_id)
+    return report(session, dataset, offered_base_model(base_model), preset)
 
 
 @datasets.post(
@@ -127,6 +204,30 @@ def list_images(
     return page_of(rows, limit, lambda row: _read_image(store, row))
 
 
+@datasets.get("/{dataset_id}/images/{image_id}")
+def get_image(
+    dataset_id: str,
+    image_id: str,
+    account: DatasetsAccount,
+    session: SessionDep,
+    store: StoreDep,
+) -> ImageRead:
+    """One image."""
+    dataset = service.get(session, account.id, dataset_id)
+    return _read_image(store, service.get_image(session, dataset, image_id))
+
+
+@datasets.delete("/{dataset_id}/images/{image_id}", status_code=204)
+def delete_image(
+    dataset_id: str, image_id: str, account: DatasetsAccount, session: SessionDep
+) -> Response:
+    """Delete an image."""
+    dataset = service.get(session, account.id, dataset_id)
+    image = service.get_image(session, dataset, image_id)
+    deletion.delete_image(session, dataset, image)
+    return Response(status_code=204)
+
+
 @datasets.patch("/{dataset_id}/images/{image_id}")
 def edit_image(
     dataset_id: str,
@@ -150,7 +251,7 @@ def caption_dataset(
     request_id: RequestId,
 ) -> CaptioningRead:
     """Start captioning; hand-edited captions are kept unless `overwrite` is `all`."""
-    dataset = service.get(session, account.id, dataset_id)
+    dataset = service.get(session, account.id, dataset_id, for_job=True)
     captioning = service.submit_captioning(session, dataset, request, request_id)
     return _read_captioning(session, jobs.get(session, account.id, captioning.id))
 
@@ -175,7 +276,9 @@ def _read_upload(
     )
 
 
-def _read(session: Session, store: ObjectStore, dataset: Dataset) -> DatasetRead:
+def _read(
+    session: Session, store: ObjectStore, dataset: Dataset, found: DatasetReport | None = None
+) -> DatasetRead:
     counts = service.counts(session, dataset.id)
     cover = service.cover(session, dataset.id)
     return DatasetRead(
@@ -185,6 +288,7 @@ def _read(session: Session, store: ObjectStore, dataset: Dataset) -> DatasetRead
         excluded_count=counts.excluded,
         captioned_count=counts.captioned,
         cover_url=store.presign_get(cover.thumbnail_key or cover.object_key) if cover else None,
+        report=found,
     )
 
 

@@ -9,7 +9,13 @@ from app.catalog import load_catalog
 from app.database import new_id
 from app.datasets.captions import check_template
 from app.datasets.models import Captioning, Dataset, Image, Ingest, Overwrite
-from app.datasets.schemas import CaptioningCreate, DatasetCreate, DatasetStatus, ImagePatch
+from app.datasets.schemas import (
+    CaptioningCreate,
+    DatasetCreate,
+    DatasetPatch,
+    DatasetStatus,
+    ImagePatch,
+)
 from app.errors import DatasetEmpty, FieldProblem, Invalid, NotFound
 from app.jobs import service as jobs
 from app.jobs.models import Job
@@ -44,15 +50,19 @@ def create(session: Session, account_id: str, request: DatasetCreate) -> Dataset
     return dataset
 
 
-def get(session: Session, account_id: str, dataset_id: str) -> Dataset:
+def get(session: Session, account_id: str, dataset_id: str, *, for_job: bool = False) -> Dataset:
     """A dataset of this account.
+
+    Args:
+        for_job: a job will refer to it, so it is not deleted before the transaction ends.
 
     Raises:
         NotFound: no such dataset in this account.
     """
-    dataset = session.scalar(
-        select(Dataset).where(Dataset.id == dataset_id, Dataset.account_id == account_id)
-    )
+    query = select(Dataset).where(Dataset.id == dataset_id, Dataset.account_id == account_id)
+    if for_job:
+        query = query.with_for_update(read=True, key_share=True)
+    dataset = session.scalar(query)
     if dataset is None:
         raise NotFound(f"No dataset {dataset_id}")
     return dataset
@@ -119,11 +129,7 @@ def edit_image(session: Session, dataset: Dataset, image_id: str, patch: ImagePa
         NotFound: no such image in this dataset.
         Invalid: the caption is too long.
     """
-    image = session.scalar(
-        select(Image).where(Image.id == image_id, Image.dataset_id == dataset.id)
-    )
-    if image is None:
-        raise NotFound(f"No image {image_id} in {dataset.id}")
+    image = get_image(session, dataset, image_id)
     changes = patch.model_dump(exclude_unset=True)
     if "caption" in changes:
         _check_caption(changes["caption"])
@@ -133,6 +139,38 @@ def edit_image(session: Session, dataset: Dataset, image_id: str, patch: ImagePa
     for name, value in changes.items():
         setattr(image, name, value)
     session.flush()
+    return image
+
+
+def edit(session: Session, dataset: Dataset, patch: DatasetPatch) -> Dataset:
+    """Change what the patch names.
+
+    Raises:
+        Invalid: the caption template names an unknown field, or a value is null.
+    """
+    changes = patch.model_dump(exclude_unset=True)
+    if nulls := [name for name, value in changes.items() if value is None]:
+        problems = [FieldProblem(f"/{name}", "not null") for name in nulls]
+        raise Invalid(f"{', '.join(nulls)} cannot be null", problems)
+    if "caption_template" in changes:
+        check_template(changes["caption_template"])
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    session.flush()
+    return dataset
+
+
+def get_image(session: Session, dataset: Dataset, image_id: str) -> Image:
+    """An image of a dataset.
+
+    Raises:
+        NotFound: no such image in this dataset.
+    """
+    image = session.scalar(
+        select(Image).where(Image.id == image_id, Image.dataset_id == dataset.id)
+    )
+    if image is None:
+        raise NotFound(f"No image {image_id} in {dataset.id}")
     return image
 
 

@@ -80,9 +80,7 @@ def abort_upload(
     return Response(status_code=204)
 
 
-def _put_together(
-    store: ObjectStore, upload: Upload, request: UploadComplete | None
-) -> None:
+def _put_together(store: ObjectStore, upload: Upload, request: UploadComplete | None) -> None:
     try:
         there = store.parts(upload.object_key, upload.store_upload_id)
         uploads.check_complete(upload, there, request.parts if request else None)

@@ -1,4 +1,4 @@
-"""Archives that come straight to storage"""
+"""Archives that come straight to storage; datasets that are deleted"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -61,10 +61,22 @@ def upgrade() -> None:
         ondelete="CASCADE",
     )
     op.create_index(op.f("ix_ingests_upload_id"), "ingests", ["upload_id"])
+    # A captioning that has ended outlives its dataset.
+    op.alter_column("captionings", "dataset_id", nullable=True)
+    _captionings_when_a_dataset_goes("SET NULL")
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM captionings WHERE dataset_id IS NULL")
+    _captionings_when_a_dataset_goes("CASCADE")
+    op.alter_column("captionings", "dataset_id", nullable=False)
     op.drop_index(op.f("ix_ingests_upload_id"), "ingests")
     op.drop_constraint(op.f("fk_ingests_upload_id"), "ingests")
     op.drop_column("ingests", "upload_id")
     op.drop_table("uploads")
+
+
+def _captionings_when_a_dataset_goes(then: str) -> None:
+    name = op.f("fk_captionings_dataset_id")
+    op.drop_constraint(name, "captionings")
+    op.create_foreign_key(name, "captionings", "datasets", ["dataset_id"], ["id"], ondelete=then)

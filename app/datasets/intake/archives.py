@@ -150,7 +150,7 @@ def _untar(archive: StagedFile, folder: Path, settings: Settings) -> Iterator[St
                     break
                 # tarfile remembers every member otherwise, and what all of them have in common
                 # with each.
-                opened.members = []
+                opened.members = []  # type: ignore[attr-defined]
                 if sum(len(k) + len(v) for k, v in opened.pax_headers.items()) > TAR_HEADER_BYTES:
                     raise _refused(archive.name, "archive_broken", "its headers are too long")
                 count += 1
