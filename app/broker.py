@@ -23,6 +23,7 @@ WORK_QUEUES: tuple[Queue, ...] = get_args(Queue)
 MAINTENANCE = "maintenance"
 WORK_TASK = "lorawright.work"
 SWEEP_TASK = "lorawright.sweep"
+ORPHANS_TASK = "lorawright.orphans"
 
 
 def _configuration() -> dict[str, Any]:
@@ -51,7 +52,12 @@ def _configuration() -> dict[str, Any]:
                 "schedule": settings.sweep_seconds,
                 # A sweep that could not run in time is replaced by the next one.
                 "options": {"queue": MAINTENANCE, "expires": settings.sweep_seconds},
-            }
+            },
+            "orphans": {
+                "task": ORPHANS_TASK,
+                "schedule": settings.orphan_sweep_seconds,
+                "options": {"queue": MAINTENANCE, "expires": settings.orphan_sweep_seconds},
+            },
         },
         "timezone": "UTC",
     }

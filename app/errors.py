@@ -21,6 +21,7 @@ LorawrightError
 ├── ServiceUnavailable            a server we need is away; try again
 │   ├── StorageUnavailable
 │   ├── DatabaseUnavailable
+│   ├── Overloaded                more requests at once than are answered in time
 │   └── ConversionPending         a file that is still being made
 └── JobError                      a running job ends as failed with this code
     ├── JobInputMissing
@@ -165,6 +166,11 @@ class StorageUnavailable(ServiceUnavailable):
 class DatabaseUnavailable(ServiceUnavailable):
     code = "database_unavailable"
     title = "The database is away"
+
+
+class Overloaded(ServiceUnavailable):
+    code = "overloaded"
+    title = "Too many requests at once"
 
 
 class ConversionPending(ServiceUnavailable):

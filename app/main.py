@@ -19,6 +19,7 @@ from app.loras import routes as loras
 from app.loras import tool_routes as lora_tools
 from app.openai_images import routes as openai_images
 from app.settings import get_settings
+from app.storage import get_store
 from app.trainings import routes as trainings
 from app.web.middleware import BodyLimit, RequestContext
 from app.web.problems import add_error_handlers
@@ -31,6 +32,8 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = (
         get_settings().database_pool_size
     )
+    # Made once, not by each of the first requests at the same time.
+    get_store()
     yield
     await doorbell.close()
 

@@ -183,6 +183,22 @@ class Settings(BaseSettings):
         default=3600, gt=0, description="An event stream is closed, to be resumed, after so long."
     )
 
+    # --- what is kept ----------------------------------------------------------------------
+    training_state_keep_seconds: float = Field(
+        default=14 * 24 * 3600,
+        ge=0,
+        description="How long the saved state of a failed or canceled training is kept for a "
+        "retry.",
+    )
+    orphan_age_seconds: float = Field(
+        default=24 * 3600,
+        ge=0,
+        description="An object this old that no row and no unfinished job needs is removed.",
+    )
+    orphan_sweep_seconds: float = Field(
+        default=24 * 3600, gt=0, description="How often storage is searched for such objects."
+    )
+
     # --- workers ---------------------------------------------------------------------------
     work_dir: Path = Field(
         default=Path(".lorawright/work"), description="Where a worker keeps jobs' files."

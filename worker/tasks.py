@@ -1,14 +1,11 @@
-"""The Celery tasks: one doorbell for all queues, and the sweep."""
+"""The Celery tasks: one doorbell for all queues, and the sweeps."""
 
-import logging
-
-from app.broker import SWEEP_TASK, WORK_TASK, celery_app, wake
+from app.broker import ORPHANS_TASK, SWEEP_TASK, WORK_TASK, celery_app, wake
 from app.database import transaction
 from app.jobs import lifecycle
+from worker import chores
 from worker.drain import is_draining
 from worker.runner import run_next
-
-log = logging.getLogger(__name__)
 
 
 @celery_app.task(name=WORK_TASK)
@@ -25,13 +22,11 @@ def work(queue: str) -> None:
 
 @celery_app.task(name=SWEEP_TASK)
 def sweep() -> None:
-    """Return lost jobs, end those past their deadline, and wake every queue that has work."""
-    with transaction() as session:
-        lost = lifecycle.sweep_expired_leases(session)
-        lifecycle.sweep_deadlines(session)
-    if lost:
-        log.warning("returned the jobs of lost workers: %s", lost)
-    with transaction() as session:
-        waiting = lifecycle.waiting_queues(session)
-    for queue in waiting:
-        wake(queue)
+    """Do what the sweeper does every few seconds."""
+    chores.sweep()
+
+
+@celery_app.task(name=ORPHANS_TASK)
+def sweep_orphans() -> None:
+    """Search storage for what nothing needs."""
+    chores.sweep_orphans()

@@ -24,6 +24,7 @@ from app.datasets.models import Image as DatasetImage
 from app.errors import FieldProblem, Invalid, NotFound
 from app.generations.models import GeneratedImage, InputImage
 from app.jobs.models import Job
+from app.retention.service import hold
 from app.settings import get_settings
 from app.storage import ObjectStore
 
@@ -53,6 +54,7 @@ def add(session: Session, store: ObjectStore, account_id: str, path: Path, name:
     data = _packed(path)
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"accounts/{account_id}/inputs/{sha256}.png"
+    hold(session, account_id)
     store.put_bytes(key, data, "image/png")
     image = InputImage(
         id=new_id("up"),

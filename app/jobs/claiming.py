@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Integer, bindparam, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.jobs import events, lines
@@ -117,7 +117,7 @@ def claim_mates(session: Session, first: Claim, places: int) -> list[Claim]:
         # Never waits: the first job's lock is held.
         if best.batch_size > left or not _try_lock(session, best.account_id):
             continue
-        mate = _take(session, line, Job.id == best.id, first.worker_id)
+        mate = _take(session, _TAKE_ONE, line, first.worker_id, best.id)
         if mate is not None:
             mates.append(mate)
             taken[best.account_id] += 1
@@ -130,7 +130,10 @@ def waiting_jobs(session: Session, queue: str, limit: int) -> list[str]:
     found: list[str] = []
     for line in lines.fairest(session, queue):
         found += session.scalars(
-            select(Job.id).where(_in_line(Job, line)).order_by(*_age(Job)).limit(limit - len(found))
+            select(Job.id)
+            .where(_in_line(Job, line))
+            .order_by(Job.created_at, Job.id)
+            .limit(limit - len(found))
         )
         if len(found) >= limit:
             break
@@ -160,15 +163,7 @@ def _take_from(session: Session, line: Line, worker_id: str, held: Held) -> Clai
     """Take the best job of a line, if one is due."""
     if held.base_models and (found := _take_at_hand(session, line, worker_id, held)) is not None:
         return found
-    waiting = aliased(Job)
-    head = (
-        select(waiting.id)
-        .where(_in_line(waiting, line))
-        .order_by(*_age(waiting))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return _take(session, line, Job.id == head.scalar_subquery(), worker_id)
+    return _take(session, _TAKE_HEAD, line, worker_id)
 
 
 def _take_at_hand(session: Session, line: Line, worker_id: str, held: Held) -> Claim | None:
@@ -180,7 +175,7 @@ def _take_at_hand(session: Session, line: Line, worker_id: str, held: Held) -> C
     near = session.execute(
         select(Job.id, Job.base_model, Job.recipe, Job.passed_over)
         .where(_in_line(Job, line))
-        .order_by(*_age(Job))
+        .order_by(Job.created_at, Job.id)
         .limit(look_ahead)
     ).all()
     if not near or near[0].passed_over >= look_ahead:
@@ -190,12 +185,7 @@ def _take_at_hand(session: Session, line: Line, worker_id: str, held: Held) -> C
     for best in [*same[:1], *loaded[:1]]:
         if best.id == near[0].id:
             return None
-        free = (
-            select(Job.id)
-            .where(Job.id == best.id, Job.status == "queued")
-            .with_for_update(skip_locked=True)
-        )
-        claimed = _take(session, line, Job.id == free.scalar_subquery(), worker_id)
+        claimed = _take(session, _TAKE_ONE, line, worker_id, best.id)
         if claimed is not None:
             session.execute(
                 update(Job)
@@ -207,28 +197,21 @@ def _take_at_hand(session: Session, line: Line, worker_id: str, held: Held) -> C
     return None
 
 
-def _take(session: Session, line: Line, which: ColumnElement[bool], worker_id: str) -> Claim | None:
+def _take(
+    session: Session, statement: Any, line: Line, worker_id: str, job_id: str | None = None
+) -> Claim | None:
     """Make a waiting job this worker's, under the account's limit, whose lock is held."""
-    runs = aliased(Job)
-    running = (
-        select(func.count())
-        .select_from(runs)
-        .where(runs.account_id == line.account_id, runs.status == "running")
-        .scalar_subquery()
-    )
     row = session.execute(
-        update(Job)
-        .where(which, Job.status == "queued", running < line.limit)
-        .values(
-            status="running",
-            attempt=Job.attempt + 1,
-            worker_id=worker_id,
-            lease_expires_at=from_now(get_settings().lease_seconds),
-            started_at=func.coalesce(Job.started_at, func.now()),
-            not_before=None,
-        )
-        .returning(Job.id, Job.kind, Job.attempt, Job.batch_key, Job.batch_size, Job.failures)
-        .execution_options(synchronize_session=False)
+        statement,
+        {
+            "queue_is": line.queue,
+            "account_is": line.account_id,
+            "priority_is": line.priority,
+            "id_is": job_id,
+            "most_running": line.limit,
+            "worker_is": worker_id,
+            "lease_seconds": get_settings().lease_seconds,
+        },
     ).one_or_none()
     if row is None:
         return None
@@ -243,6 +226,38 @@ def _take(session: Session, line: Line, which: ColumnElement[bool], worker_id: s
         worker_id,
         row.batch_key if row.failures == 0 else None,
         row.batch_size,
+    )
+
+
+def _taking(which: Any) -> Any:
+    """The statement that claims the row that `which` selects and locks.
+
+    Built once: building it takes longer than Postgres needs to run it.
+    """
+    runs = aliased(Job)
+    running = (
+        select(func.count())
+        .select_from(runs)
+        .where(runs.account_id == bindparam("account_is"), runs.status == "running")
+        .scalar_subquery()
+    )
+    return (
+        update(Job)
+        .where(
+            Job.id == which.limit(1).with_for_update(skip_locked=True).scalar_subquery(),
+            Job.status == "queued",
+            running < bindparam("most_running", type_=Integer),
+        )
+        .values(
+            status="running",
+            attempt=Job.attempt + 1,
+            worker_id=bindparam("worker_is"),
+            lease_expires_at=from_now(bindparam("lease_seconds")),
+            started_at=func.coalesce(Job.started_at, func.now()),
+            not_before=None,
+        )
+        .returning(Job.id, Job.kind, Job.attempt, Job.batch_key, Job.batch_size, Job.failures)
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -262,10 +277,6 @@ def _due(job: Any = Job) -> ColumnElement[bool]:
     return due
 
 
-def _age(job: Any) -> tuple[Any, Any]:
-    return job.created_at, job.id
-
-
 def _try_lock(session: Session, account_id: str) -> bool:
     locked = session.scalar(select(func.pg_try_advisory_xact_lock(_lock(account_id))))
     return bool(locked)
@@ -274,3 +285,20 @@ def _try_lock(session: Session, account_id: str) -> bool:
 def _lock(account_id: str) -> int:
     digest = hashlib.sha256(f"claim:{account_id}".encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
+
+
+_waiting = aliased(Job)
+_TAKE_HEAD = _taking(
+    select(_waiting.id)
+    .where(
+        _waiting.queue == bindparam("queue_is"),
+        _waiting.account_id == bindparam("account_is"),
+        _waiting.priority == bindparam("priority_is"),
+        _waiting.status == "queued",
+        _due(_waiting),
+    )
+    .order_by(_waiting.created_at, _waiting.id)
+)
+_TAKE_ONE = _taking(
+    select(_waiting.id).where(_waiting.id == bindparam("id_is"), _waiting.status == "queued")
+)

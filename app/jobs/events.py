@@ -8,6 +8,12 @@ from app.database import JsonObject
 from app.jobs.models import EventType, Job, JobEvent
 
 
+def begin(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> None:
+    """The first event of a job that this transaction has inserted with `event_seq` 1."""
+    session.add(JobEvent(job_id=job_id, seq=1, type=type_, payload=payload))
+    announce_after_commit(session, job_id)
+
+
 def append(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> int:
     """Add one event and announce it after the commit; its number in the job's story.
 

@@ -317,6 +317,6 @@ def _pause_seconds(failures: int) -> float:
     return float(get_settings().retry_backoff_seconds * 2 ** (failures - 1))
 
 
-def from_now(seconds: float) -> Any:
+def from_now(seconds: Any) -> Any:
     """The database's clock plus so many seconds; workers' clocks may differ."""
     return func.now() + cast(seconds, Float) * cast(text("'1 second'"), INTERVAL)

@@ -48,13 +48,13 @@ def submit(
         base_model=base_model,
         recipe=recipe,
         priority=priority,
+        event_seq=1,
     )
     session.add(job)
     session.flush()
     lines.open_line(session, queue, account_id, priority)
-    events.append(session, job_id, "status", {"status": "queued"})
+    events.begin(session, job_id, "status", _status_payload("queued"))
     wake_after_commit(session, queue)
-    session.refresh(job)
     return job
 
 

@@ -21,6 +21,7 @@ from app.lora_format.report import LoraFileReport
 from app.lora_format.text import shown
 from app.loras.models import Lora
 from app.loras.schemas import LoraUpload
+from app.retention.service import hold
 from app.settings import get_settings
 from app.storage import ObjectStore
 
@@ -80,6 +81,7 @@ def keep(
         return existing, False
     base_model = _base_model(request.base_model, report.architecture)
     key = f"accounts/{account_id}/loras/{report.hashes.sha256}.safetensors"
+    hold(session, account_id)
     store.put_file(key, path, CONTENT_TYPE)
     if store.sha256(key) != report.hashes.sha256:
         raise StorageUnavailable(f"{key} reads back from storage with another hash")

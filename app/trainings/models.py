@@ -1,6 +1,6 @@
 """Trainings, their metrics and their checkpoints."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, CreatedAt, JsonObject
@@ -10,6 +10,10 @@ class Training(Base):
     """Detail of a training job. The spec is frozen at submission: what made this LoRA."""
 
     __tablename__ = "trainings"
+    __table_args__ = (
+        # States are let go some time after the end; few trainings have one.
+        Index("ix_trainings_state", "id", postgresql_where=text("state IS NOT NULL")),
+    )
 
     id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     # The dataset may be deleted later; the spec keeps what was used of it.

@@ -1,26 +1,70 @@
 """What routes ask for: a session, the calling account, a page of a list."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
+import anyio
 from fastapi import Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.accounts import service as accounts
 from app.accounts.models import Account, ApiKey
 from app.accounts.service import Scope
-from app.database import transaction
-from app.errors import ScopeMissing, Unauthenticated
+from app.database import new_session, transaction
+from app.errors import Overloaded, ScopeMissing, Unauthenticated
+from app.settings import get_settings
 from app.storage import ObjectStore, get_store
 
+# How long a request may wait for a transaction of its own.
+PLACE_SECONDS = 10.0
 _bearer = HTTPBearer(auto_error=False, description="An API key, `lw_live_…`")
 
 
-def get_session() -> Iterator[Session]:
-    """One transaction a request, committed when the route returns."""
-    with transaction() as session:
-        yield session
+async def get_session() -> AsyncIterator[Session]:
+    """One transaction a request, committed when the route returns.
+
+    A request waits here, without a thread, while as many others have a transaction as there may
+    be: one that has a connection must never wait for a thread behind those that have none.
+
+    Raises:
+        Overloaded: it has waited too long.
+    """
+    places, request = _places(), object()
+    try:
+        with anyio.fail_after(PLACE_SECONDS):
+            await places.acquire_on_behalf_of(request)
+    except TimeoutError as error:
+        raise Overloaded(
+            f"Too many requests are being answered: none of {places.total_tokens} places was free "
+            f"within {PLACE_SECONDS:.0f} s"
+        ) from error
+    try:
+        with new_session() as session:
+            try:
+                yield session
+            except BaseException:
+                await run_in_threadpool(session.rollback)
+                raise
+            await run_in_threadpool(session.commit)
+    finally:
+        places.release_on_behalf_of(request)
+
+
+def _places() -> anyio.CapacityLimiter:
+    """Transactions that may be open at once in this event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _limiters:
+        pool = get_settings().database_pool_size
+        # What is left is for those who use a connection within one thread, such as streams.
+        _limiters[loop] = anyio.CapacityLimiter(max(1, pool - max(1, pool // 5)))
+    return _limiters[loop]
+
+
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.CapacityLimiter] = WeakKeyDictionary()
 
 
 # With the default scope FastAPI would commit after the answer has left.
@@ -38,18 +82,23 @@ def current_key(session: SessionDep, credentials: Credentials) -> ApiKey:
     return accounts.authenticate(session, credentials.credentials)
 
 
-def scoped(scope: Scope) -> Callable[[ApiKey], Account]:
+def scoped(scope: Scope) -> Callable[[ApiKey], Awaitable[Account]]:
     """A dependency that yields the account, if its key has the scope (admin has all)."""
 
-    def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
-        if scope not in key.scopes and "admin" not in key.scopes:
-            raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
+    # Async, as it waits for nothing: another hop to a thread would cost more than all it does.
+    async def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
+        _check_scope(key, scope)
         return key.account
 
     return account
 
 
-def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
+def _check_scope(key: ApiKey, scope: Scope) -> None:
+    if scope not in key.scopes and "admin" not in key.scopes:
+        raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
+
+
+async def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     """The account of any valid key."""
     return key.account
 
@@ -63,7 +112,9 @@ def brief(scope: Scope) -> Callable[[HTTPAuthorizationCredentials | None], str]:
 
     def account_id(credentials: Credentials) -> str:
         with transaction() as session:
-            return scoped(scope)(current_key(session, credentials)).id
+            key = current_key(session, credentials)
+            _check_scope(key, scope)
+            return key.account_id
 
     return account_id
 
@@ -76,7 +127,7 @@ TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]
 GenerationsAccount = Annotated[Account, Depends(scoped("generations"))]
 
 
-def request_id(request: Request) -> str:
+async def request_id(request: Request) -> str:
     """The id that every log line of this request carries."""
     return str(request.state.request_id)
 

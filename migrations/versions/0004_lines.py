@@ -81,6 +81,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("object_key", name=op.f("pk_doomed_objects")),
     )
     op.create_index("ix_doomed_objects_due", "doomed_objects", ["look_at"])
+    op.create_index(
+        "ix_trainings_state",
+        "trainings",
+        ["id"],
+        postgresql_where=sa.text("state IS NOT NULL"),
+    )
     # By which the sweeper finds whether an object is still shown.
     for table, column in SHOWN:
         op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
@@ -89,6 +95,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, column in SHOWN:
         op.drop_index(op.f(f"ix_{table}_{column}"), table)
+    op.drop_index("ix_trainings_state", "trainings")
     op.drop_table("doomed_objects")
     op.drop_index("ix_jobs_batch", "jobs")
     op.create_index(

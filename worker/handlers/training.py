@@ -17,6 +17,8 @@ from app.errors import JobInputMissing, NotFound, TrainingFailed
 from app.jobs import events, lifecycle
 from app.lora_format.check import describe
 from app.loras import service as loras
+from app.retention import expiry
+from app.retention.service import doom
 from app.settings import get_settings
 from app.storage import get_store
 from app.trainings.models import Checkpoint, Training, TrainingMetric
@@ -273,10 +275,9 @@ def _on_state(running: _Run, event: JsonObject) -> None:
         lifecycle.hold(session, claim)
         row = session.get_one(Training, claim.job_id)
         before, row.state = row.state, {"step": event["step"], "files": files}
-    if before is not None:
-        # A retry began from the state of another training, which keeps it.
-        own = {key for key in before["files"].values() if f"/{claim.job_id}/" in key}
-        get_store().delete(own - set(files.values()))
+        if before is not None:
+            # A file of the same name has been written over; another's state is kept while needed.
+            doom(session, claim.account_id, set(before["files"].values()) - set(files.values()))
 
 
 def _on_result(running: _Run, event: JsonObject) -> None:
@@ -333,5 +334,7 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
         # An architecture whose modules the API does not know is trained all the same.
         report = None if found.problems else found.as_json()
         loras.publish(session, context.claim.account_id, training, row, report=report)
+        # Nobody will go on from it.
+        expiry.drop_state(session, context.claim.account_id, training)
 
     return publish

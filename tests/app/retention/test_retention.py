@@ -3,14 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, text, update
 
 from app.accounts import service as accounts
 from app.database import new_id, transaction
 from app.generations.models import GeneratedImage, Generation
 from app.jobs import claiming, lifecycle
 from app.jobs import service as jobs
+from app.jobs.models import Job
 from app.loras.models import Lora
+from app.retention import expiry
 from app.retention import service as retention
 from app.retention.models import DoomedObject
 from app.storage import get_store
@@ -197,3 +199,32 @@ def test_an_upload_that_waited_for_a_removal_stores_its_bytes_again(owner: str) 
             uploading = pool.submit(upload)
         uploading.result(timeout=30)
     assert stored() == [key]
+
+
+def test_states_are_let_go_some_time_after_the_end(owner: str) -> None:
+    kept = put(owner, "jobs/trn_a/1/state/0.safetensors")
+    old = put(owner, "jobs/trn_b/1/state/0.safetensors")
+    for key, ended in ((kept, "1 day"), (old, "15 days")):
+        job_id = new_id("trn")
+        with transaction() as session:
+            jobs.submit(session, job_id=job_id, kind="training", queue="train", account_id=owner)
+            session.add(
+                Training(
+                    id=job_id,
+                    name="x",
+                    base_model="b",
+                    preset="style",
+                    spec={},
+                    warnings=[],
+                    state={"step": 1, "files": {"0.safetensors": key}},
+                )
+            )
+            session.execute(
+                update(Job)
+                .where(Job.id == job_id)
+                .values(status="failed", ended_at=func.now() - text(f"interval '{ended}'"))
+            )
+    with transaction() as session:
+        assert expiry.let_go_of_states(session) == 1
+    sweep()
+    assert stored() == [kept]

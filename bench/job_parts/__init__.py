@@ -1,0 +1,1 @@
+"""What `bench.jobs` is made of."""
