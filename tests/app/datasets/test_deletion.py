@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from app.database import transaction
+from app.database import transaction, utc_now
 from app.datasets.models import Image
 from app.jobs.models import Job
 from app.retention.service import sweep_doomed
@@ -28,9 +29,10 @@ def empty_bucket(clean: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def sweep() -> None:
-    with transaction() as session:
-        while sweep_doomed(session, get_store()):
-            session.commit()
+    removed = 1
+    while removed:
+        with transaction() as session:
+            removed = sweep_doomed(session, get_store())
 
 
 def stored() -> list[str]:
@@ -131,6 +133,18 @@ def test_what_a_failed_training_may_be_retried_with_survives_its_dataset(
     sweep()
     assert len([key for key in stored() if "/images/" in key]) == 2
     assert client.post(f"/v1/trainings/{job['id']}/retry").status_code == 201
+
+
+def test_nor_is_it_kept_for_ever(client: TestClient, make_dataset: MakeDataset) -> None:
+    dataset_id = make_dataset(pictures=2)
+    job = client.post("/v1/trainings", json={"dataset": dataset_id, "name": "x"}).json()
+    end(job["id"], "failed")
+    client.delete(f"/v1/datasets/{dataset_id}")
+    keep = timedelta(seconds=get_settings().training_state_keep_seconds + 1)
+    with transaction() as session:
+        session.execute(update(Job).values(ended_at=utc_now() - keep))
+    sweep()
+    assert stored() == []
 
 
 def test_deleting_a_dataset_ends_its_uploads_and_its_ingest(
