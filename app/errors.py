@@ -6,11 +6,13 @@ LorawrightError
 │   ├── ScopeMissing              the key may not do this
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
-│   │   └── UploadIncomplete      parts of an upload have not arrived
+│   │   ├── UploadIncomplete      parts of an upload have not arrived
+│   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
 │   ├── TooLarge                  a body or file over its limit
 │   ├── FormUnreadable            a multipart body that cannot be taken apart
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
 │   └── Invalid                   a value is wrong; `problems` says which
+│       ├── IdempotencyKeyReused  another request came with the same key
 │       ├── DatasetEmpty          nothing to caption or train on
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
@@ -86,6 +88,12 @@ class UploadIncomplete(Conflict):
     title = "Parts of the upload are missing"
 
 
+class IdempotencyKeyInFlight(Conflict):
+    code = "idempotency_key_in_flight"
+    title = "The first request is being answered"
+    retryable = True
+
+
 class TooLarge(RequestError):
     code = "too_large"
     title = "Over a size limit"
@@ -104,6 +112,11 @@ class UnsupportedMediaType(RequestError):
 class Invalid(RequestError):
     code = "invalid_request"
     title = "The request has invalid values"
+
+
+class IdempotencyKeyReused(Invalid):
+    code = "idempotency_key_reused"
+    title = "The key belongs to another request"
 
 
 class DatasetEmpty(Invalid):

@@ -22,6 +22,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from app.trainings import routes as trainings
 from app.web.middleware import BodyLimit, RequestContext
+from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
 
 
@@ -51,6 +52,7 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
     )
     add_error_handlers(app)
+    app.add_middleware(PreferWait)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestContext)
     for module in (

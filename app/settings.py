@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    idempotency_seconds: float = Field(
+        default=24 * 3600,
+        gt=0,
+        description="How long the answer to a request with an `Idempotency-Key` is given again.",
+    )
     openai_wait_seconds: float = Field(
         default=300,
         gt=0,

@@ -47,10 +47,11 @@ from app.web.dependencies import (
     StoreDep,
 )
 from app.web.forms import Form, FormRules, form_body, receive_form, staging_folder
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-datasets = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-captionings = APIRouter(prefix="/v1/captionings", tags=["datasets"])
+datasets = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=OnceRoute)
+captionings = APIRouter(prefix="/v1/captionings", tags=["datasets"], route_class=OnceRoute)
 routers = [datasets, captionings]
 
 

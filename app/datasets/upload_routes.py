@@ -20,8 +20,11 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.once import OnceRoute
 
-router = APIRouter(prefix="/v1/datasets/{dataset_id}/uploads", tags=["datasets"])
+router = APIRouter(
+    prefix="/v1/datasets/{dataset_id}/uploads", tags=["datasets"], route_class=OnceRoute
+)
 routers = [router]
 
 

@@ -30,10 +30,11 @@ from app.web.dependencies import (
     StoreDep,
 )
 from app.web.forms import Form, FormRules, form_body, receive_form, staging_folder
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/generations", tags=["generations"])
-input_images = APIRouter(prefix="/v1/inputs", tags=["generations"])
+router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=OnceRoute)
+input_images = APIRouter(prefix="/v1/inputs", tags=["generations"], route_class=OnceRoute)
 routers = [router, input_images]
 
 

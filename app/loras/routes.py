@@ -41,9 +41,10 @@ from app.web.forms import (
     staging_folder,
     text_fields,
 )
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/loras", tags=["loras"])
+router = APIRouter(prefix="/v1/loras", tags=["loras"], route_class=OnceRoute)
 routers = [router]
 
 DownloadFormat = Annotated[
