@@ -10,6 +10,7 @@ from app import health, home
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
+from app.datasets import upload_routes as dataset_uploads
 from app.generations import routes as generations
 from app.jobs import doorbell
 from app.jobs import routes as jobs
@@ -56,6 +57,7 @@ def create_app() -> FastAPI:
     app.add_middleware(RequestContext)
     for module in (
         datasets,
+        dataset_uploads,
         trainings,
         loras,
         lora_tools,

@@ -116,6 +116,14 @@ class Settings(BaseSettings):
     max_lora_bytes: int = Field(
         default=2 * GIB, ge=MIB, description="Largest LoRA file uploaded or inspected; more is 413."
     )
+    max_archive_bytes: int = Field(
+        default=20 * GIB, ge=MIB, description="Largest archive sent straight to storage, in parts."
+    )
+    upload_expires_seconds: int = Field(
+        default=48 * 3600,
+        ge=60,
+        description="How long such an archive may take to arrive; then its parts are removed.",
+    )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
 
     # --- requests --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from app.errors import Conflict, FieldProblem, Invalid, NotFound
 from app.jobs import service as jobs
 from app.jobs.models import Job
 from app.loras.models import Lora
+from app.retention import service as retention
 from app.settings import get_settings
 from app.trainings.freeze import freeze
 from app.trainings.models import Checkpoint, Training, TrainingMetric
@@ -28,7 +29,9 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         LoraIncompatible: `from_lora` was made for another architecture.
         Invalid: no such base model, or parameters that cannot be.
     """
-    dataset = datasets.get(session, account_id, request.dataset)
+    # Pictures that are deleted while they are frozen must stay until the spec can be seen.
+    retention.hold(session, account_id)
+    dataset = datasets.get(session, account_id, request.dataset, for_job=True)
     preset = request.preset or dataset.task
     frozen = freeze(
         session,

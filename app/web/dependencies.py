@@ -117,18 +117,24 @@ async def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     return key.account
 
 
-def brief_account_id(request: Request, credentials: Credentials) -> str:
-    """The account of a key for generations, looked up in a transaction of its own.
+def brief(scope: Scope) -> Callable[[Request, HTTPAuthorizationCredentials | None], str]:
+    """A dependency that yields the account's id, looked up in a transaction of its own.
 
-    For routes that wait: the session of the others would hold its connection all the while.
+    For routes that wait, or receive for long: the session of the others would hold its connection
+    all the while.
     """
-    with transaction() as session:
-        key = _authenticate(request, session, credentials, keeps=False)
-        _check_scope(key, "generations")
-        return key.account_id
+
+    def account_id(request: Request, credentials: Credentials) -> str:
+        with transaction() as session:
+            key = _authenticate(request, session, credentials, keeps=False)
+            _check_scope(key, scope)
+            return key.account_id
+
+    return account_id
 
 
-BriefAccountId = Annotated[str, Depends(brief_account_id)]
+BriefAccountId = Annotated[str, Depends(brief("generations"))]
+BriefDatasetsAccountId = Annotated[str, Depends(brief("datasets"))]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]
 TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]
