@@ -20,7 +20,7 @@ def edit_captions(session: Session, dataset: Dataset, request: CaptionsEdit) -> 
     """
     if request.find is None and not request.prefix and not request.suffix:
         detail = "say at least one of find, prefix and suffix"
-        raise Invalid(detail, [FieldProblem("", detail, "missing")])
+        raise Invalid(detail, [FieldProblem("", detail)])
     images = _images(session, dataset, request.images)
     limit = get_settings().max_caption_chars
     changes: list[CaptionChange] = []

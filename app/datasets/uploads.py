@@ -174,7 +174,6 @@ def check_complete(upload: Upload, there: list[StoredPart], told: list[PartSent]
             f"/parts/{number}",
             f"part {number} has {sizes.get(number, 0)} bytes in storage; {planned.get(number, 0)} "
             "are due",
-            "missing" if number not in sizes else "invalid",
         )
         for number in sorted(planned.keys() | sizes.keys())
         if sizes.get(number) != planned.get(number)

@@ -202,7 +202,7 @@ class _Reader:
         if not self._form.files:
             name = self._rules.file_field
             detail = f"The form has no file; send at least one part {name!r} with a filename"
-            raise Invalid(detail, [FieldProblem(f"/{name}", detail, "missing")])
+            raise Invalid(detail, [FieldProblem(f"/{name}", detail)])
         return self._form
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class _Reader:
         if not is_file and self._name not in self._rules.text_fields:
             known = ", ".join([self._rules.file_field, *sorted(self._rules.text_fields)])
             detail = f"The form has a part {self._name[:60]!r}; there are {known}"
-            raise Invalid(detail, [FieldProblem(f"/{self._name[:60]}", detail, "extra_forbidden")])
+            raise Invalid(detail, [FieldProblem(f"/{self._name[:60]}", detail)])
         if is_file and told is None:
             detail = f"The part {self._name!r} must be a file, with a filename"
             raise Invalid(detail, [FieldProblem(f"/{self._name}", detail)])
