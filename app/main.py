@@ -10,6 +10,7 @@ from app import health, home
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
+from app.datasets import upload_routes as dataset_uploads
 from app.generations import routes as generations
 from app.jobs import doorbell
 from app.jobs import routes as jobs
@@ -21,6 +22,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from app.trainings import routes as trainings
 from app.web.middleware import BodyLimit, RequestContext
+from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
 
 
@@ -50,10 +52,12 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
     )
     add_error_handlers(app)
+    app.add_middleware(PreferWait)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestContext)
     for module in (
         datasets,
+        dataset_uploads,
         trainings,
         loras,
         lora_tools,

@@ -1,5 +1,7 @@
 """What the API asks of a job: submit, find, list, cancel."""
 
+from datetime import datetime
+
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
@@ -25,6 +27,7 @@ def submit(
     base_model: str | None = None,
     recipe: str | None = None,
     priority: int = 0,
+    deadline_at: datetime | None = None,
 ) -> Job:
     """Insert a queued job and its first event; the queue is woken after the commit.
 
@@ -34,6 +37,7 @@ def submit(
         base_model: what a worker should have loaded for it, where that matters.
         recipe: of the LoRAs it needs; workers that have them merged prefer it.
         priority: higher goes first, whoever waits.
+        deadline_at: when the job fails unless it has ended.
     """
     job = Job(
         id=job_id,
@@ -48,6 +52,7 @@ def submit(
         base_model=base_model,
         recipe=recipe,
         priority=priority,
+        deadline_at=deadline_at,
         event_seq=1,
     )
     session.add(job)
