@@ -63,5 +63,5 @@ def short_plan() -> Plan:
         freezes=1,
         seed=1,
         pause_seconds=0.3,
-        settle_seconds=90.0,
+        settle_seconds=300.0,
     )
