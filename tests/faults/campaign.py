@@ -19,8 +19,7 @@ from tests.faults.harness.proxy import Mode
 from tests.faults.harness.work import Work
 
 S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
-# So many jobs are under way or wait at a time, so that faults always meet some of each kind.
-OPEN_TRAININGS = 2
+# So many are under way or wait at a time, so that faults always meet some.
 OPEN_GENERATIONS = 6
 # A fault that meets nothing so often in a row is given up.
 TRIES = 12
@@ -45,11 +44,13 @@ class Plan:
 
     Attributes:
         kills: of each named point, how many.
+        open_trainings: how many are under way or wait at a time.
         pause_seconds: most seconds between two faults.
     """
 
     kills: dict[str, int]
     trainings: int
+    open_trainings: int
     generations: int
     redis: int
     postgres: int
@@ -226,7 +227,7 @@ class _Campaign:
                 session.scalars(select(Job.kind).where(Job.status.not_in(TERMINAL)))
             )
         trainings = round(self._plan.trainings * done) - self._trainings
-        for _ in range(max(trainings, OPEN_TRAININGS - unfinished["training"])):
+        for _ in range(max(trainings, self._plan.open_trainings - unfinished["training"])):
             self._submit_training()
         generations = round(self._plan.generations * done) - self._generations
         for _ in range(max(generations, OPEN_GENERATIONS - unfinished["generation"])):

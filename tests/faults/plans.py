@@ -31,6 +31,7 @@ def long_plan(options: argparse.Namespace) -> Plan:
     return Plan(
         kills=kills,
         trainings=options.trainings,
+        open_trainings=2,
         generations=options.generations,
         redis=options.redis,
         postgres=options.postgres,
@@ -55,8 +56,10 @@ def short_plan() -> Plan:
             "picture stored, no row": 1,
             "any moment, worker": 1,
         },
-        trainings=3,
-        generations=12,
+        trainings=2,
+        # The other worker has time for generations, and for what a frozen one leaves.
+        open_trainings=1,
+        generations=10,
         redis=1,
         postgres=1,
         s3=1,
