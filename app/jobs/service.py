@@ -69,7 +69,9 @@ def get(session: Session, account_id: str, job_id: str, kind: JobKind | None = N
     Raises:
         NotFound: no such job, of that kind, in this account.
     """
-    query = select(Job).where(Job.id == job_id, Job.account_id == account_id)
+    query = select(Job).where(
+        Job.id == job_id, Job.account_id == account_id, Job.deleted_at.is_(None)
+    )
     if kind is not None:
         query = query.where(Job.kind == kind)
     job = session.scalar(query)
@@ -91,7 +93,7 @@ def list_newest(
 
     Ordered by creation, not by id: ids of different kinds start with different letters.
     """
-    query = select(Job).where(Job.account_id == account_id)
+    query = select(Job).where(Job.account_id == account_id, Job.deleted_at.is_(None))
     if kind is not None:
         query = query.where(Job.kind == kind)
     if status is not None:
