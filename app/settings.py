@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    requests_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Most requests of one account within a minute; more answer 429. 0 sets no "
+        "limit.",
+    )
     idempotency_seconds: float = Field(
         default=24 * 3600,
         gt=0,
