@@ -20,7 +20,7 @@ from app.database import transaction
 from app.datasets.intake.archives import unpack
 from app.datasets.intake.staging import StagedFile
 from app.datasets.models import Image
-from app.errors import ArchiveUnsafe
+from app.errors import ArchiveUnsafe, ServiceUnavailable
 from app.settings import get_settings
 from app.storage import get_store
 from tests.app.conftest import MakeDataset
@@ -277,6 +277,15 @@ def test_counting_a_giant_directory_makes_no_giant_list(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * 1024 * 1024
+
+
+def test_a_full_disk_is_not_blamed_on_the_archive(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    path.write_bytes(archive({"a.png": picture(1)}))
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "000000").symlink_to("/dev/full")
+    with pytest.raises(ServiceUnavailable, match="No space left"):
+        list(unpack(StagedFile("set.zip", path), tmp_path / "members", get_settings()))
 
 
 def saved(format_: str, **options: object) -> bytes:

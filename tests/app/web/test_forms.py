@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from app.errors import ServiceUnavailable
 from app.settings import get_settings
+from app.web.forms import FormRules, receive_form
 from tests.app.conftest import MakeDataset
 from tests.pictures import picture
 
@@ -213,6 +216,20 @@ def test_a_form_arrives_whole_however_it_is_cut(client: TestClient, dataset_id: 
     path = f"/v1/datasets/{dataset_id}/images"
     assert asyncio.run(call(client.app, path, headers, pieces))[0] == 201
     assert client.get(f"/v1/datasets/{dataset_id}").json()["image_count"] == 3
+
+
+def test_a_full_disk_is_a_503(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "upload-000000").symlink_to("/dev/full")
+    messages = [chunk(part(picture()) + END, more=False)]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop()
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", MULTIPART.encode())]}
+    rules = FormRules("files", (1, ""), lambda _: (10**6, ""))
+    with pytest.raises(ServiceUnavailable, match="No space left"):
+        asyncio.run(receive_form(Request(scope, receive), folder, rules))
 
 
 @pytest.mark.parametrize(
