@@ -8,6 +8,7 @@ LorawrightError
 │   ├── Conflict                  the object's state forbids it
 │   │   ├── UploadIncomplete      parts of an upload have not arrived
 │   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
+│   ├── RateLimited               more requests than the account may make
 │   ├── TooLarge                  a body or file over its limit
 │   ├── FormUnreadable            a multipart body that cannot be taken apart
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
@@ -91,6 +92,12 @@ class UploadIncomplete(Conflict):
 class IdempotencyKeyInFlight(Conflict):
     code = "idempotency_key_in_flight"
     title = "The first request is being answered"
+    retryable = True
+
+
+class RateLimited(RequestError):
+    code = "rate_limited"
+    title = "Too many requests"
     retryable = True
 
 
@@ -238,6 +245,7 @@ STATUS_OF: dict[type[LorawrightError], int] = {
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
+    RateLimited: 429,
     UnsupportedMediaType: 415,
     Invalid: 422,
     ServiceUnavailable: 503,

@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
@@ -24,6 +25,7 @@ from app.trainings import routes as trainings
 from app.web.middleware import BodyLimit, RequestContext
 from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
+from app.web.rate_limit import RateLimit
 
 
 @asynccontextmanager
@@ -37,6 +39,7 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     get_store()
     yield
     await doorbell.close()
+    await close_async_redis()
 
 
 def create_app() -> FastAPI:
@@ -54,6 +57,7 @@ def create_app() -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(PreferWait)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RateLimit, settings=settings)
     app.add_middleware(RequestContext)
     for module in (
         datasets,

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    requests_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Most requests of one account within a minute; more answer 429. 0 sets no "
+        "limit.",
+    )
     idempotency_seconds: float = Field(
         default=24 * 3600,
         gt=0,
@@ -142,6 +148,9 @@ class Settings(BaseSettings):
         ge=1,
         le=4000,
         description="Longest prompt.",
+    )
+    max_deadline_seconds: float = Field(
+        default=30 * 24 * 3600, gt=0, description="Farthest deadline that a job may have."
     )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."

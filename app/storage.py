@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -31,7 +32,8 @@ def _translated_errors(key: str) -> Iterator[None]:
         if error.response.get("Error", {}).get("Code") in MISSING_CODES:
             raise NotFound(f"No stored object at {key}") from error
         raise StorageUnavailable(f"Object storage refused: {error}") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, Boto3Error) as error:
+        # The second kind is how an upload of a file says that the server refused.
         raise StorageUnavailable(f"Object storage cannot be reached: {error}") from error
 
 

@@ -9,6 +9,7 @@ from app.database import JsonObject
 from app.datasets.captions import DEFAULT_TEMPLATE
 from app.datasets.models import CaptionSource, Overwrite
 from app.datasets.report_schemas import DatasetReport
+from app.jobs.requests import JobRequest
 from app.jobs.schemas import JobRead
 from app.trainings.params import Task
 from app.web.text import PlainText
@@ -148,12 +149,9 @@ class UploadRead(BaseModel):
     ingest: str | None
 
 
-class CaptioningCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class CaptioningCreate(JobRequest):
     overwrite: Overwrite = "missing"
     captioner: str | None = Field(default=None, max_length=64)
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
 class CaptioningRead(JobRead):

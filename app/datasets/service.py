@@ -200,6 +200,7 @@ def submit_captioning(
         queue="caption",
         account_id=dataset.account_id,
         labels=request.metadata,
+        deadline_at=request.deadline,
         request_id=request_id,
     )
     captioning = Captioning(

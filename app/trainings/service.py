@@ -1,5 +1,7 @@
 """Trainings: freeze a spec, queue it, and read what came of it."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -48,6 +50,7 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         spec=frozen.spec,
         warnings=frozen.warnings,
         labels=request.metadata,
+        deadline_at=request.deadline,
         request_id=request_id,
     )
 
@@ -65,6 +68,7 @@ def queue(
     request_id: str,
     state: JsonObject | None = None,
     retry_of: str | None = None,
+    deadline_at: datetime | None = None,
 ) -> Training:
     """Insert a training job with a frozen spec, from the start or from a saved state."""
     job_id = new_id("trn")
@@ -76,6 +80,7 @@ def queue(
         account_id=account_id,
         labels=labels,
         request_id=request_id,
+        deadline_at=deadline_at,
     )
     training = Training(
         id=job_id,
