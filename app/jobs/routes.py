@@ -1,5 +1,6 @@
 """Jobs of every kind in one list, and what each kind's routes share: events."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -18,6 +19,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 routers = [router]
 
+# Events are numbered in 32 bits.
+MAX_EVENT = 999_999_999
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Go on after this event's id")
 ]
@@ -40,17 +43,19 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def read(job_id: str, account: AnyAccount, session: SessionDep) -> JobRead:
+def get_job(job_id: str, account: AnyAccount, session: SessionDep) -> JobRead:
     """One job, by the fields all kinds share."""
     return read_job(session, service.get(session, account.id, job_id))
 
 
 @router.get("/{job_id}/events")
-def stream_events(
+def job_events(
     job_id: str,
     account: AnyAccount,
     last_event_id: LastEventId = None,
-    after: Annotated[int | None, Query(ge=0, description="The same, as a parameter")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_EVENT, description="The same, as a parameter")
+    ] = None,
 ) -> StreamingResponse:
     """The job's events, from the first or the one named, until it ends."""
     return event_stream(account.id, job_id, None, last_event_id, after)
@@ -64,7 +69,7 @@ def event_stream(
     after: int | None = None,
 ) -> StreamingResponse:
     """Check that the job is the account's, then stream without holding a transaction."""
-    if last_event_id is not None and not last_event_id.isdigit():
+    if last_event_id is not None and not re.fullmatch(r"[0-9]{1,9}", last_event_id):
         raise Invalid(f"Last-Event-ID is {last_event_id!r}; it is the number of an event")
     with transaction() as session:
         service.get(session, account_id, job_id, kind)

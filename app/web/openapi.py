@@ -1,0 +1,90 @@
+"""The OpenAPI document: what FastAPI knows, and every error that an operation can answer with."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from app.web.problems import MEDIA_TYPE, Problem
+
+REASONS = {
+    400: "The body cannot be taken apart",
+    401: "No API key, or one that is unknown or revoked",
+    403: "The key lacks a scope",
+    404: "No such object in this account",
+    409: "The state of an object forbids it",
+    413: "The body is over its limit",
+    415: "The body is of another type than is taken here",
+    422: "A value is wrong; `errors` says which",
+    500: "A mistake of ours, recorded under the request's id",
+    503: "A server that is needed is away, or too busy; try again",
+}
+
+
+class DescribedApi(FastAPI):
+    """An app whose document lists its errors, and whose operations have short stable names."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe_errors(super().openapi())
+        return self.openapi_schema
+
+
+def operation_id(route: APIRoute) -> str:
+    """The function's name, such as `create_training`: what generated clients call."""
+    return route.name
+
+
+def describe_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Add to each operation the statuses it may end in, with the shape of their bodies."""
+    schemas = document["components"]["schemas"]
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs", {})
+    schemas["Problem"] = problem
+    # FastAPI's own shape of a 422, which is never sent.
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation["responses"]
+            if _is_fastapis(responses.get("422", {})):
+                del responses["422"]
+            for status in _statuses(operation):
+                responses.setdefault(str(status), _problem(status))
+            operation["responses"] = dict(sorted(responses.items()))
+    return document
+
+
+def _statuses(operation: dict[str, Any]) -> list[int]:
+    """What an operation can answer besides its success."""
+    statuses = [500]
+    parameters = operation.get("parameters", [])
+    if "security" in operation:
+        statuses += [401, 403, 503]
+    if any(parameter["in"] == "path" for parameter in parameters):
+        # Cancellations and edits of what is in a state that forbids them.
+        statuses += [409]
+    if parameters:
+        # A query may name an object too: that of the page before.
+        statuses += [404, 422]
+    if "requestBody" in operation:
+        # A body may name objects that are not there, or are not as they should be.
+        statuses += [400, 404, 409, 413, 415, 422]
+    return statuses
+
+
+def _is_fastapis(response: dict[str, Any]) -> bool:
+    schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+    return bool(schema.get("$ref", "").endswith("/HTTPValidationError"))
+
+
+def _problem(status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": REASONS[status],
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    header = {401: "WWW-Authenticate", 503: "Retry-After"}.get(status)
+    if header is not None:
+        response["headers"] = {header: {"schema": {"type": "string"}, "required": True}}
+    return response
