@@ -38,17 +38,16 @@ class Methods:
     def _allowed(self, scope: Scope) -> frozenset[str]:
         if self._paths is None:
             self._paths = _methods_of_paths(scope["app"].openapi())
-        found: frozenset[str] = frozenset()
-        for pattern, methods in self._paths:
-            # `/v1/loras/inspect` is a path of its own and looks like a LoRA's too.
-            if pattern.match(scope["path"]):
-                found |= methods
-        return found
+        return next(
+            (methods for pattern, methods in self._paths if pattern.match(scope["path"])),
+            frozenset(),
+        )
 
 
 def _methods_of_paths(document: Mapping[str, Any]) -> list[tuple[re.Pattern[str], frozenset[str]]]:
     paths = []
-    for path, operations in document["paths"].items():
+    # `/v1/loras/inspect` looks like a LoRA's path too: those without a parameter come first.
+    for path, operations in sorted(document["paths"].items(), key=lambda item: "{" in item[0]):
         methods = {method.upper() for method in operations} | {"OPTIONS"}
         if "GET" in methods and not path.endswith(ENDLESS):
             methods.add("HEAD")
