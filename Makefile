@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format clean check-python
+.PHONY: help demo up test faults lint format clean check-python
 
 help: ## Show this list
 	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
 	@echo "make up      start the whole stack until Ctrl-C"
 	@echo "make test    lint, types, import rules and all tests"
+	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
 	@echo "make lint    the same without the tests"
 	@echo "make format  put the code in its usual form"
 	@echo "make clean   remove the environment and caches; the stack's data in .lorawright stays"
@@ -29,6 +30,9 @@ up: $(STAMPS)/run
 
 test: lint $(STAMPS)/generator
 	$(BIN)/pytest
+
+faults: $(STAMPS)/test
+	$(BIN)/python -m tests.faults
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .

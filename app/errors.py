@@ -6,8 +6,14 @@ LorawrightError
 │   ├── ScopeMissing              the key may not do this
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
+│   │   ├── UploadIncomplete      parts of an upload have not arrived
+│   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
+│   ├── RateLimited               more requests than the account may make
 │   ├── TooLarge                  a body or file over its limit
+│   ├── FormUnreadable            a multipart body that cannot be taken apart
+│   ├── UnsupportedMediaType      a body of another kind than the route takes
 │   └── Invalid                   a value is wrong; `problems` says which
+│       ├── IdempotencyKeyReused  another request came with the same key
 │       ├── DatasetEmpty          nothing to caption or train on
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
@@ -22,6 +28,7 @@ LorawrightError
 │   └── ConversionPending         a file that is still being made
 └── JobError                      a running job ends as failed with this code
     ├── JobInputMissing
+    ├── ArchiveDamaged            an archive in storage is not the one that was told
     ├── TrainingFailed
     ├── LoraToolFailed
     └── LeaseLost                 not a failure: another worker has the job now
@@ -77,14 +84,46 @@ class Conflict(RequestError):
     title = "The object's state forbids it"
 
 
+class UploadIncomplete(Conflict):
+    code = "upload_incomplete"
+    title = "Parts of the upload are missing"
+
+
+class IdempotencyKeyInFlight(Conflict):
+    code = "idempotency_key_in_flight"
+    title = "The first request is being answered"
+    retryable = True
+
+
+class RateLimited(RequestError):
+    code = "rate_limited"
+    title = "Too many requests"
+    retryable = True
+
+
 class TooLarge(RequestError):
     code = "too_large"
     title = "Over a size limit"
 
 
+class FormUnreadable(RequestError):
+    code = "form_unreadable"
+    title = "The form cannot be read"
+
+
+class UnsupportedMediaType(RequestError):
+    code = "unsupported_media_type"
+    title = "Another kind of body is needed"
+
+
 class Invalid(RequestError):
     code = "invalid_request"
     title = "The request has invalid values"
+
+
+class IdempotencyKeyReused(Invalid):
+    code = "idempotency_key_reused"
+    title = "The key belongs to another request"
 
 
 class DatasetEmpty(Invalid):
@@ -169,6 +208,11 @@ class JobInputMissing(JobError):
     title = "An input of the job is gone"
 
 
+class ArchiveDamaged(JobError):
+    code = "archive_damaged"
+    title = "The archive is not the one that was told"
+
+
 class TrainingFailed(JobError):
     code = "training_failed"
     title = "The training failed"
@@ -201,6 +245,8 @@ STATUS_OF: dict[type[LorawrightError], int] = {
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
+    RateLimited: 429,
+    UnsupportedMediaType: 415,
     Invalid: 422,
     ServiceUnavailable: 503,
     RequestError: 400,

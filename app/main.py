@@ -7,9 +7,11 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
 from app.datasets import routes as datasets
+from app.datasets import upload_routes as dataset_uploads
 from app.generations import routes as generations
 from app.jobs import doorbell
 from app.jobs import routes as jobs
@@ -24,7 +26,9 @@ from app.web.methods import Methods
 from app.web.middleware import BodyLimit, RequestContext
 from app.web.openapi import DescribedApi, operation_id
 from app.web.plain import PlainRequests
+from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
+from app.web.rate_limit import RateLimit
 
 
 @asynccontextmanager
@@ -38,6 +42,7 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     get_store()
     yield
     await doorbell.close()
+    await close_async_redis()
 
 
 def create_app() -> FastAPI:
@@ -54,12 +59,15 @@ def create_app() -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     add_error_handlers(app)
+    app.add_middleware(PreferWait)
     app.add_middleware(Methods)
     app.add_middleware(PlainRequests)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RateLimit, settings=settings)
     app.add_middleware(RequestContext)
     for module in (
         datasets,
+        dataset_uploads,
         trainings,
         loras,
         lora_tools,

@@ -72,6 +72,17 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    requests_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Most requests of one account within a minute; more answer 429. 0 sets no "
+        "limit.",
+    )
+    idempotency_seconds: float = Field(
+        default=24 * 3600,
+        gt=0,
+        description="How long the answer to a request with an `Idempotency-Key` is given again.",
+    )
     openai_wait_seconds: float = Field(
         default=300,
         gt=0,
@@ -111,6 +122,14 @@ class Settings(BaseSettings):
     max_lora_bytes: int = Field(
         default=2 * GIB, ge=MIB, description="Largest LoRA file uploaded or inspected; more is 413."
     )
+    max_archive_bytes: int = Field(
+        default=20 * GIB, ge=MIB, description="Largest archive sent straight to storage, in parts."
+    )
+    upload_expires_seconds: int = Field(
+        default=48 * 3600,
+        ge=60,
+        description="How long such an archive may take to arrive; then its parts are removed.",
+    )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
 
     # --- requests --------------------------------------------------------------------------
@@ -129,6 +148,9 @@ class Settings(BaseSettings):
         ge=1,
         le=4000,
         description="Longest prompt.",
+    )
+    max_deadline_seconds: float = Field(
+        default=30 * 24 * 3600, gt=0, description="Farthest deadline that a job may have."
     )
     max_training_steps: int = Field(
         default=100_000, ge=1, description="Most optimizer steps of one training."

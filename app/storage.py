@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -19,7 +20,7 @@ from app.settings import Settings, get_settings
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
+MISSING_CODES = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
 
 
 @contextmanager
@@ -31,7 +32,8 @@ def _translated_errors(key: str) -> Iterator[None]:
         if error.response.get("Error", {}).get("Code") in MISSING_CODES:
             raise NotFound(f"No stored object at {key}") from error
         raise StorageUnavailable(f"Object storage refused: {error}") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, Boto3Error) as error:
+        # The second kind is how an upload of a file says that the server refused.
         raise StorageUnavailable(f"Object storage cannot be reached: {error}") from error
 
 
@@ -41,6 +43,15 @@ class StoredObject:
 
     key: str
     modified_at: datetime
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of an object that is still arriving; `etag` without its quotes."""
+
+    number: int
+    size: int
+    etag: str
 
 
 class ObjectStore:
@@ -99,6 +110,84 @@ class ObjectStore:
             for chunk in body.iter_chunks(1024 * 1024):
                 digest.update(chunk)
         return digest.hexdigest()
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """The bytes of an object; None if there is none."""
+        try:
+            with _translated_errors(key):
+                return self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
+        except NotFound:
+            return None
+
+    def begin_parts(self, key: str, content_type: str) -> str:
+        """Begin an object that will come in parts; the id that the store gives it."""
+        with _translated_errors(key):
+            return self._client.create_multipart_upload(
+                Bucket=self._bucket, Key=key, ContentType=content_type
+            )["UploadId"]
+
+    def presign_part(self, key: str, upload_id: str, number: int) -> str:
+        """An address that takes one part, by PUT, for a while."""
+        return self._public_client.generate_presigned_url(
+            "upload_part",
+            Params={
+                "Bucket": self._bucket,
+                "Key": key,
+                "UploadId": upload_id,
+                "PartNumber": number,
+            },
+            ExpiresIn=self._presigned_seconds,
+        )
+
+    def parts(self, key: str, upload_id: str) -> list[StoredPart]:
+        """The parts that have arrived, by number.
+
+        Raises:
+            NotFound: there is no such upload, or it was completed or aborted.
+        """
+        found: list[StoredPart] = []
+        with _translated_errors(key):
+            for page in self._client.get_paginator("list_parts").paginate(
+                Bucket=self._bucket, Key=key, UploadId=upload_id
+            ):
+                found += [
+                    StoredPart(part["PartNumber"], part["Size"], part["ETag"].strip('"'))
+                    for part in page.get("Parts", [])
+                ]
+        return sorted(found, key=lambda part: part.number)
+
+    def complete_parts(self, key: str, upload_id: str, parts: Iterable[StoredPart]) -> None:
+        """Make an object of its parts.
+
+        Raises:
+            NotFound: there is no such upload.
+            StorageUnavailable: the store refused.
+        """
+        with _translated_errors(key):
+            self._client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=key,
+                UploadId=upload_id,
+                MultipartUpload={
+                    "Parts": [
+                        {"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts
+                    ]
+                },
+            )
+
+    def abort_parts(self, key: str, upload_id: str) -> None:
+        """Forget an upload and its parts; one that is gone already is no error."""
+        try:
+            with _translated_errors(key):
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=key, UploadId=upload_id
+                )
+        except NotFound:
+            pass
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; one that is gone already is no error."""

@@ -5,6 +5,7 @@ from app.comparisons import models as comparisons
 from app.database import Base
 from app.datasets import models as datasets
 from app.generations import models as generations
+from app.idempotency import models as idempotency
 from app.jobs import models as jobs
 from app.loras import models as loras
 from app.retention import models as retention
@@ -17,6 +18,7 @@ __all__ = [
     "comparisons",
     "datasets",
     "generations",
+    "idempotency",
     "jobs",
     "loras",
     "metadata",

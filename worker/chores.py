@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from app.broker import wake
 from app.database import transaction
+from app.idempotency import service as idempotency
 from app.jobs import lifecycle, lines
 from app.retention import expiry
 from app.retention import service as retention
@@ -63,6 +64,11 @@ def _let_go_of_old_states() -> None:
         expiry.let_go_of_states(session)
 
 
+def _forget_old_answers() -> None:
+    with transaction() as session:
+        idempotency.prune(session)
+
+
 def _remove_doomed_objects() -> None:
     """As many as there is time for until the next sweep."""
     ends_at = time.monotonic() + get_settings().sweep_seconds / 2
@@ -78,5 +84,6 @@ CHORES: tuple[Callable[[], None], ...] = (
     _wake_queues,
     _forget_old_lines,
     _let_go_of_old_states,
+    _forget_old_answers,
     _remove_doomed_objects,
 )

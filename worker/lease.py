@@ -7,6 +7,7 @@ cancel). The handler asks `should_stop` between steps; it never asks the databas
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal
@@ -28,13 +29,26 @@ log = logging.getLogger(__name__)
 StopReason = Literal["canceled", "deadline", "draining", "lost"]
 # How soon a drain is noticed; short beside the seconds a stop may take.
 TICK_SECONDS = 0.25
+# A handler that has not left so long after a cancel is left behind: its job ends without it. A
+# training may save its state in that time, others have nothing to save.
+CANCEL_SECONDS = 1.0
+CANCEL_TRAINING_SECONDS = 8.0
+# What a stop may take beyond the setting, for what comes after the handler.
+STOP_MARGIN_SECONDS = 2.0
 
 
 class Lease:
     """Holds a claim while its `with` block runs."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, on_overdue: Callable[[], None] | None = None) -> None:
+        """Nothing is renewed before the block is entered.
+
+        Args:
+            on_overdue: called once, in the heartbeat's thread, when the job should have stopped
+                long ago; something that cannot be interrupted holds its handler up.
+        """
         self.claim = claim
+        self._on_overdue = on_overdue
         self._reason: StopReason | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -72,24 +86,41 @@ class Lease:
     def _beat(self) -> None:
         settings = get_settings()
         renewed = time.monotonic()
+        heard_at: float | None = None
         ears = self._listen()
+        # Asked at once: what was whispered between the claim and now is lost.
+        asked = False
         try:
             while not self._ended.is_set() and self._reason != "lost":
-                news = self._wait(ears)
+                news = self._wait(ears) or not asked
+                asked = True
                 if self._ended.is_set():
                     return
                 if self._reason is None and is_draining():
                     self._reason = "draining"
                 if news or time.monotonic() - renewed >= settings.heartbeat_seconds:
+                    ears = ears or self._listen()
                     if self._renew():
                         renewed = time.monotonic()
                     elif time.monotonic() - renewed > settings.lease_seconds:
                         # Postgres has been away for a whole lease: another may have the job.
                         self._reason = "lost"
+                if self._reason is not None and heard_at is None:
+                    heard_at = time.monotonic()
+                if heard_at is not None and time.monotonic() - heard_at > self._may_take_seconds():
+                    heard_at = float("inf")
+                    if self._on_overdue is not None:
+                        self._on_overdue()
         finally:
             if ears is not None:
                 with suppress(redis.RedisError, OSError):
                     ears.close()
+
+    def _may_take_seconds(self) -> float:
+        """How long the handler may take to leave, from when the reason was heard."""
+        if self._reason == "draining":
+            return get_settings().graceful_stop_seconds + STOP_MARGIN_SECONDS
+        return CANCEL_TRAINING_SECONDS if self.claim.kind == "training" else CANCEL_SECONDS
 
     def _renew(self) -> bool:
         try:

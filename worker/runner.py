@@ -8,11 +8,13 @@ claimed together are one call of the handler, and come to their ends one by one.
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import structlog
+from sqlalchemy.orm import Session
 
 # Every table, so that foreign keys between them resolve whichever handler runs first.
 from app import tables  # noqa: F401
@@ -25,6 +27,7 @@ from worker.handlers import captioning, comparison, generation, ingest, lora_too
 from worker.handlers.at_hand import at_hand
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
+from worker.patience import patiently
 from worker.workspace import workspace
 
 log = logging.getLogger(__name__)
@@ -82,20 +85,13 @@ class _Group:
     def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
         self._settled: set[str] = set()
+        # Jobs are settled by the handler's thread, and by a lease that waits for it in vain.
+        self._lock = threading.Lock()
         self._started = time.monotonic()
 
     def run(self) -> None:
         with ExitStack() as stack:
-            contexts = [
-                JobContext(
-                    claim,
-                    stack.enter_context(Lease(claim)),
-                    stack.enter_context(workspace(claim)),
-                )
-                for claim in self._claims
-            ]
-            for context in contexts:
-                context.on_leave = lambda left=context: self._settle(left, Stopped())  # type: ignore[misc]
+            contexts = [self._enter(claim, stack) for claim in self._claims]
             try:
                 for context, outcome in _outcomes(contexts):
                     self._settle(context, outcome)
@@ -103,23 +99,39 @@ class _Group:
                 for context in contexts:
                     self._settle(context, error)
 
+    def _enter(self, claim: Claim, stack: ExitStack) -> JobContext:
+        folder = stack.enter_context(workspace(claim))
+        lease = Lease(claim, lambda: self._leave_behind(context))
+        context = JobContext(claim, lease, folder)
+        context.on_leave = lambda: self._settle(context, Stopped())
+        stack.enter_context(lease)
+        return context
+
+    def _leave_behind(self, context: JobContext) -> None:
+        """Settle a job that must stop, though its handler is held up by what takes no orders.
+
+        A model that is being loaded is there for the next job; nothing that the handler still does
+        for this one can be published. When the whole worker stops there is no next job.
+        """
+        log.warning("%s is left behind: %s", context.claim.job_id, context.lease.stop_reason)
+        self._settle(context, Stopped())
+        if context.lease.stop_reason == "draining" and len(self._settled) == len(self._claims):
+            os._exit(os.EX_TEMPFAIL)
+
     def _settle(self, context: JobContext, outcome: Publish | Exception) -> None:
         """Record how a job came to its end; the first time counts."""
         claim, lease = context.claim, context.lease
-        if claim.job_id in self._settled:
-            return
-        self._settled.add(claim.job_id)
+        with self._lock:
+            if claim.job_id in self._settled:
+                return
+            self._settled.add(claim.job_id)
         # What follows is quick, and a beat after it would take the job for lost.
         lease.end()
         with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                with transaction() as session:
-                    lifecycle.hold(session, claim)
-                    outcome(session)
-                    seconds = self._gpu_seconds(claim)
-                    lifecycle.finish(session, claim, "succeeded", gpu_seconds=seconds)
+                self._publish(claim, outcome)
                 log.info("succeeded")
             except LeaseLost:
                 log.warning("the lease was lost; nothing was published")
@@ -127,6 +139,15 @@ class _Group:
                 _record_stop(claim, lease, self._gpu_seconds(claim))
             except Exception as error:  # of this job, whatever it is; the others go on
                 _record_failure(claim, lease, error, self._gpu_seconds(claim))
+
+    def _publish(self, claim: Claim, publish: Publish) -> None:
+        def write(session: Session) -> None:
+            lifecycle.hold(session, claim)
+            publish(session)
+            seconds = self._gpu_seconds(claim)
+            lifecycle.finish(session, claim, "succeeded", gpu_seconds=seconds)
+
+        patiently(write)
 
     def _gpu_seconds(self, claim: Claim) -> float:
         """A job's share of the time so far, by the places it took."""
@@ -148,16 +169,19 @@ def _outcomes(contexts: Sequence[JobContext]) -> Outcomes:
 def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> None:
     reason = lease.stop_reason
     log.info("stopped: %s", reason)
+
+    def write(session: Session) -> None:
+        if reason == "canceled":
+            lifecycle.finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
+        elif reason == "deadline":
+            lifecycle.finish(
+                session, claim, "failed", gpu_seconds=gpu_seconds, error=DEADLINE_ERROR
+            )
+        elif reason == "draining":
+            lifecycle.release(session, claim, gpu_seconds=gpu_seconds, reason="worker_stopping")
+
     try:
-        with transaction() as session:
-            if reason == "canceled":
-                lifecycle.finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
-            elif reason == "deadline":
-                lifecycle.finish(
-                    session, claim, "failed", gpu_seconds=gpu_seconds, error=DEADLINE_ERROR
-                )
-            elif reason == "draining":
-                lifecycle.release(session, claim, gpu_seconds=gpu_seconds, reason="worker_stopping")
+        patiently(write)
     except LeaseLost:
         log.warning("the lease was lost while stopping")
 
@@ -170,12 +194,15 @@ def _record_failure(claim: Claim, lease: Lease, error: Exception, gpu_seconds: f
         return
     outcome = _describe(error)
     log.error("failed: %s", outcome["code"], exc_info=error)
+
+    def write(session: Session) -> None:
+        if outcome["retryable"]:
+            lifecycle.retry_later(session, claim, gpu_seconds=gpu_seconds, error=outcome)
+        else:
+            lifecycle.finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=outcome)
+
     try:
-        with transaction() as session:
-            if outcome["retryable"]:
-                lifecycle.retry_later(session, claim, gpu_seconds=gpu_seconds, error=outcome)
-            else:
-                lifecycle.finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=outcome)
+        patiently(write)
     except LeaseLost:
         log.warning("the lease was lost; the failure is not recorded")
 

@@ -1,11 +1,16 @@
 """The Celery tasks: one doorbell for all queues, and the sweeps."""
 
+import logging
+
 from app.broker import ORPHANS_TASK, SWEEP_TASK, WORK_TASK, celery_app, wake
 from app.database import transaction
 from app.jobs import lifecycle
 from worker import chores
 from worker.drain import is_draining
 from worker.runner import run_next
+from worker.workspace import remove_leftovers
+
+log = logging.getLogger(__name__)
 
 
 @celery_app.task(name=WORK_TASK)
@@ -13,11 +18,14 @@ def work(queue: str) -> None:
     """Run one job of the queue, then ring again if more are waiting."""
     if is_draining():
         return
-    if run_next(queue) and not is_draining():
-        with transaction() as session:
-            more = queue in lifecycle.waiting_queues(session)
-        if more:
-            wake(queue)
+    if not run_next(queue) or is_draining():
+        return
+    if left := remove_leftovers():
+        log.info("removed the folders of lost attempts: %s", left)
+    with transaction() as session:
+        more = queue in lifecycle.waiting_queues(session)
+    if more:
+        wake(queue)
 
 
 @celery_app.task(name=SWEEP_TASK)

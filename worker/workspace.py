@@ -1,12 +1,19 @@
 """A job's folder on this machine: made for one attempt, gone afterwards."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import select
+
+from app.database import transaction
 from app.jobs.lifecycle import Claim
+from app.jobs.models import Job
 from app.settings import get_settings
+
+ATTEMPT_FOLDER = re.compile(r"(?P<job>[a-z]+_[0-9a-f]{32})-(?P<attempt>\d+)")
 
 
 @contextmanager
@@ -19,6 +26,34 @@ def workspace(claim: Claim) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers() -> list[str]:
+    """Remove the folders that killed workers have left on this machine; their names.
+
+    Whether an attempt still runs, here or in another worker of this machine, its row says.
+    """
+    root = get_settings().work_dir
+    found = [
+        (path, match["job"], int(match["attempt"]))
+        for path in (root.iterdir() if root.is_dir() else ())
+        if (match := ATTEMPT_FOLDER.fullmatch(path.name))
+    ]
+    if not found:
+        return []
+    with transaction() as session:
+        running = {
+            (row.id, row.attempt)
+            for row in session.execute(
+                select(Job.id, Job.attempt).where(
+                    Job.id.in_([job for _, job, _ in found]), Job.status == "running"
+                )
+            )
+        }
+    over = [path for path, job, attempt in found if (job, attempt) not in running]
+    for path in over:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in over]
 
 
 def cache_folder(name: str) -> Path:

@@ -19,9 +19,10 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/comparisons", tags=["generations"])
+router = APIRouter(prefix="/v1/comparisons", tags=["generations"], route_class=OnceRoute)
 routers = [router]
 
 

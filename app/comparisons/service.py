@@ -60,6 +60,7 @@ def submit(
         queue="generate",
         account_id=account_id,
         labels=request.metadata,
+        deadline_at=request.deadline,
         request_id=request_id,
         base_model=whole.base_model.id,
     )

@@ -10,6 +10,7 @@ from app.database import Base, CreatedAt, JsonObject
 from app.trainings.params import Task
 
 CaptionSource = Literal["hand", "auto"]
+UploadStage = Literal["receiving", "received", "aborted", "expired"]
 Overwrite = Literal["missing", "auto", "all"]
 
 
@@ -59,14 +60,53 @@ class Image(CreatedAt, Base):
     measured_at: Mapped[datetime | None]
 
 
+class Upload(CreatedAt, Base):
+    """An archive that comes straight to storage, in parts.
+
+    receiving ──complete──▶ received, and its ingest job tells the rest
+        └──▶ aborted | expired
+    """
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_account", "account_id", text("id DESC")),
+        Index("ix_uploads_unsettled", "expires_at", postgresql_where=text("NOT object_gone")),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    dataset_id: Mapped[str] = mapped_column(
+        ForeignKey("datasets.id", ondelete="CASCADE"), index=True
+    )
+    filename: Mapped[str] = mapped_column(String(255))
+    # As the client told them before it sent anything.
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+    object_key: Mapped[str] = mapped_column(String(300), index=True)
+    # The store's own name for it.
+    store_upload_id: Mapped[str] = mapped_column(Text)
+    stage: Mapped[UploadStage] = mapped_column(String(10), default="receiving")
+    # After this, one that is still being received is aborted.
+    expires_at: Mapped[datetime]
+    # Whether neither parts nor archive are in storage any more, or they are doomed.
+    object_gone: Mapped[bool] = mapped_column(default=False)
+    # What became of each file; None until the archive was unpacked.
+    report: Mapped[list[JsonObject] | None]
+
+
 class Ingest(Base):
-    """Detail of an ingest job: measure and thumbnail what an upload brought."""
+    """Detail of an ingest job: measure and thumbnail what an upload brought, or unpack it first."""
 
     __tablename__ = "ingests"
 
     id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(
         ForeignKey("datasets.id", ondelete="CASCADE"), index=True
+    )
+    # The archive to unpack; None where the API has done that.
+    upload_id: Mapped[str | None] = mapped_column(
+        ForeignKey("uploads.id", ondelete="CASCADE"), index=True
     )
 
 
@@ -76,8 +116,9 @@ class Captioning(Base):
     __tablename__ = "captionings"
 
     id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    dataset_id: Mapped[str] = mapped_column(
-        ForeignKey("datasets.id", ondelete="CASCADE"), index=True
+    # The dataset may be deleted later.
+    dataset_id: Mapped[str | None] = mapped_column(
+        ForeignKey("datasets.id", ondelete="SET NULL"), index=True
     )
     captioner: Mapped[str] = mapped_column(String(64))
     overwrite: Mapped[Overwrite] = mapped_column(String(10))

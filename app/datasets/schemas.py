@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app.database import JsonObject
 from app.datasets.captions import DEFAULT_TEMPLATE
 from app.datasets.models import CaptionSource, Overwrite
+from app.datasets.report_schemas import DatasetReport
+from app.jobs.requests import JobRequest
 from app.jobs.schemas import JobRead
 from app.trainings.params import Task
 from app.web.text import PlainText
@@ -33,6 +35,16 @@ class DatasetCreate(BaseModel):
     caption_template: PlainText = Field(default=DEFAULT_TEMPLATE, min_length=1, max_length=500)
 
 
+class DatasetPatch(BaseModel):
+    """What is left out stays as it is. Captions that are there already stay too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: PlainText | None = Field(default=None, min_length=1, max_length=200)
+    trigger_word: TriggerWord | None = None
+    caption_template: PlainText | None = Field(default=None, min_length=1, max_length=500)
+
+
 class DatasetRead(BaseModel):
     id: str
     object: Literal["dataset"] = "dataset"
@@ -45,6 +57,8 @@ class DatasetRead(BaseModel):
     excluded_count: int
     captioned_count: int
     cover_url: str | None
+    # Of one dataset, not in lists.
+    report: DatasetReport | None = None
     created_at: datetime
 
 
@@ -77,6 +91,41 @@ class ImagePatch(BaseModel):
     excluded: bool | None = None
 
 
+class CaptionsEdit(BaseModel):
+    """Changes to captions that are there, in this order: replace, then prefix, then suffix."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # Replaced wherever it stands, in this very spelling.
+    find: str | None = Field(default=None, min_length=1, max_length=500)
+    replace: str = Field(default="", max_length=500)
+    # Put in front, or at the end, of captions that do not have it there already.
+    prefix: str = Field(default="", max_length=500)
+    suffix: str = Field(default="", max_length=500)
+    # The images to change; null: every one.
+    images: list[str] | None = Field(default=None, min_length=1, max_length=5000)
+    # Tell what would change, and change nothing.
+    dry_run: bool = False
+
+
+class CaptionChange(BaseModel):
+    image: str
+    filename: str
+    before: str
+    # Null where nothing of it is left.
+    after: str | None
+
+
+class CaptionsEdited(BaseModel):
+    changed: int
+    unchanged: int
+    # Images without a caption are left alone.
+    without_caption: int
+    dry_run: bool
+    # The first hundred that change.
+    changes: list[CaptionChange]
+
+
 class UploadedFile(BaseModel):
     """What became of one file of an upload, or of one member of its archives."""
 
@@ -84,6 +133,8 @@ class UploadedFile(BaseModel):
     status: Literal["accepted", "rejected"]
     code: str | None = None
     reason: str | None = None
+    # Of a dataset.toml: what it says that an upload cannot do, and what would.
+    not_honoured: list[str] = Field(default_factory=list)
     # The image it became, or was already.
     image: str | None = None
     duplicate: bool = False
@@ -98,16 +149,14 @@ class UploadRead(BaseModel):
     ingest: str | None
 
 
-class CaptioningCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class CaptioningCreate(JobRequest):
     overwrite: Overwrite = "missing"
     captioner: str | None = Field(default=None, max_length=64)
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
 class CaptioningRead(JobRead):
-    dataset: str
+    # Null once the dataset is deleted.
+    dataset: str | None
     captioner: str
     overwrite: Overwrite
     images_captioned: int

@@ -1,13 +1,10 @@
 """Generations over HTTP."""
 
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Annotated
-
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
+from app.database import transaction
 from app.generations import inputs, service
 from app.generations.models import Generation, InputImage
 from app.generations.schemas import (
@@ -21,8 +18,10 @@ from app.jobs import service as jobs
 from app.jobs.kind_routes import add_job_routes
 from app.jobs.models import Job
 from app.jobs.schemas import job_fields
+from app.settings import get_settings
 from app.storage import ObjectStore, get_store
 from app.web.dependencies import (
+    BriefAccountId,
     GenerationsAccount,
     PageAfter,
     PageLimit,
@@ -30,10 +29,12 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.forms import Form, FormRules, form_body, receive_form, staging_folder
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/generations", tags=["generations"])
-input_images = APIRouter(prefix="/v1/inputs", tags=["generations"])
+router = APIRouter(prefix="/v1/generations", tags=["generations"], route_class=OnceRoute)
+input_images = APIRouter(prefix="/v1/inputs", tags=["generations"], route_class=OnceRoute)
 routers = [router, input_images]
 
 
@@ -77,20 +78,27 @@ def get_generation(job_id: str, account: GenerationsAccount, session: SessionDep
     return _read(session, jobs.get(session, account.id, job_id, "generation"))
 
 
-@input_images.post("", status_code=201)
-def upload_input(
-    file: Annotated[UploadFile, File(description="One picture, or a mask")],
-    account: GenerationsAccount,
-    session: SessionDep,
-    store: StoreDep,
+@input_images.post("", status_code=201, openapi_extra=form_body("file", "One picture, or a mask"))
+async def upload_input(
+    request: Request, account_id: BriefAccountId, store: StoreDep
 ) -> InputImageRead:
     """Keep a picture for `init_image` and `mask_image` of generations."""
-    name = (file.filename or "file").replace("\\", "/").rsplit("/", 1)[-1] or "file"
-    with tempfile.TemporaryDirectory(prefix="lorawright-input-") as folder:
-        path = Path(folder, "picture")
-        with path.open("wb") as sink:
-            shutil.copyfileobj(file.file, sink, 1024 * 1024)
-        return _read_input(store, inputs.add(session, store, account.id, path, name))
+    limit = get_settings().max_image_bytes
+    rules = FormRules(
+        file_field="file",
+        max_files=(1, ""),
+        max_file_bytes=lambda _: (limit, "LORAWRIGHT_MAX_IMAGE_BYTES"),
+    )
+
+    def keep(form: Form) -> InputImageRead:
+        [file] = form.files
+        with transaction() as session:
+            image = inputs.add(session, store, account_id, file.path, file.filename)
+            return _read_input(store, image)
+
+    async with staging_folder() as folder:
+        form = await receive_form(request, folder, rules)
+        return await run_in_threadpool(keep, form)
 
 
 @input_images.get("/{image_id}")
@@ -99,6 +107,12 @@ def get_input(
 ) -> InputImageRead:
     """One uploaded picture."""
     return _read_input(store, inputs.get(session, account.id, image_id))
+
+
+@input_images.delete("/{image_id}", status_code=204)
+def delete_input(image_id: str, account: GenerationsAccount, session: SessionDep) -> None:
+    """Delete an uploaded picture."""
+    inputs.delete(session, inputs.get(session, account.id, image_id))
 
 
 def _read_input(store: ObjectStore, image: InputImage) -> InputImageRead:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.database import JsonObject
 from app.generations.prompt_tags import WEIGHT_LIMIT
+from app.jobs.requests import JobRequest
 from app.jobs.schemas import JobRead
 from app.web.text import PlainText
 
@@ -69,10 +70,8 @@ class Hires(BaseModel):
     upscaler: Literal["latent", "lanczos"] = "latent"
 
 
-class GenerationCreate(BaseModel):
+class GenerationCreate(JobRequest):
     """What is left out is filled in from the base model's entry in the catalog."""
-
-    model_config = ConfigDict(extra="forbid")
 
     prompt: PlainText
     negative_prompt: PlainText = ""
@@ -97,7 +96,6 @@ class GenerationCreate(BaseModel):
     # How many pictures of the way there the event stream brings, each as a `sample` event.
     previews: int = Field(default=0, ge=0, le=20)
     format: ImageFormat = "png"
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
 class InputImageRead(BaseModel):

@@ -1,5 +1,7 @@
 """Generations: queue what a request has frozen into, and find what became of it."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -28,7 +30,7 @@ def submit(
         RequestError: see `freeze`.
     """
     frozen = freeze(session, store, account_id, request)
-    return _queue(session, account_id, frozen, request.metadata, request_id)
+    return _queue(session, account_id, frozen, request.metadata, request_id, request.deadline)
 
 
 def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
@@ -55,6 +57,7 @@ def _queue(
     frozen: Frozen,
     labels: dict[str, str],
     request_id: str,
+    deadline_at: datetime | None = None,
 ) -> Generation:
     job_id = new_id("gen")
     jobs.submit(
@@ -65,6 +68,7 @@ def _queue(
         account_id=account_id,
         labels=labels,
         request_id=request_id,
+        deadline_at=deadline_at,
         batch_key=batch_key(frozen.base_model.id, frozen.request),
         batch_size=frozen.request["num_images"],
         base_model=frozen.base_model.id,

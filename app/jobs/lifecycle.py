@@ -155,9 +155,15 @@ def finish(
 def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> None:
     """Put a job back by the free will of a stopping worker: this attempt does not count.
 
+    One that is to be canceled is: a worker that took it again would only learn of it later.
+
     Raises:
         LeaseLost: the job is no longer this attempt's.
     """
+    hold(session, claim)
+    if _is_to_be_canceled(session, claim):
+        finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
+        return
     _write(
         session,
         claim,
@@ -175,10 +181,15 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
 def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: JsonObject) -> None:
     """A retryable failure: back to the queue with a growing pause, or failed at the last attempt.
 
+    One that is to be canceled is, as in `release`.
+
     Raises:
         LeaseLost: the job is no longer this attempt's.
     """
     hold(session, claim)
+    if _is_to_be_canceled(session, claim):
+        finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
+        return
     failures, max_attempts = session.execute(
         select(Job.failures + 1, Job.max_attempts).where(Job.id == claim.job_id)
     ).one()
@@ -297,6 +308,11 @@ def _queue_again(session: Session, job_id: str, told: JsonObject) -> None:
     ).one()
     lines.open_line(session, *place)
     events.append(session, job_id, "status", {"status": "queued", **told})
+
+
+def _is_to_be_canceled(session: Session, claim: Claim) -> bool:
+    asked = select(Job.cancel_requested_at).where(Job.id == claim.job_id)
+    return session.scalar(asked) is not None
 
 
 def _owned(claim: Claim) -> Any:

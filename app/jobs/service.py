@@ -1,5 +1,7 @@
 """What the API asks of a job: submit, find, list, cancel."""
 
+from datetime import datetime
+
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
@@ -25,6 +27,7 @@ def submit(
     base_model: str | None = None,
     recipe: str | None = None,
     priority: int = 0,
+    deadline_at: datetime | None = None,
 ) -> Job:
     """Insert a queued job and its first event; the queue is woken after the commit.
 
@@ -34,6 +37,7 @@ def submit(
         base_model: what a worker should have loaded for it, where that matters.
         recipe: of the LoRAs it needs; workers that have them merged prefer it.
         priority: higher goes first, whoever waits.
+        deadline_at: when the job fails unless it has ended.
     """
     job = Job(
         id=job_id,
@@ -48,6 +52,7 @@ def submit(
         base_model=base_model,
         recipe=recipe,
         priority=priority,
+        deadline_at=deadline_at,
         event_seq=1,
     )
     session.add(job)
@@ -64,7 +69,9 @@ def get(session: Session, account_id: str, job_id: str, kind: JobKind | None = N
     Raises:
         NotFound: no such job, of that kind, in this account.
     """
-    query = select(Job).where(Job.id == job_id, Job.account_id == account_id)
+    query = select(Job).where(
+        Job.id == job_id, Job.account_id == account_id, Job.deleted_at.is_(None)
+    )
     if kind is not None:
         query = query.where(Job.kind == kind)
     job = session.scalar(query)
@@ -86,7 +93,7 @@ def list_newest(
 
     Ordered by creation, not by id: ids of different kinds start with different letters.
     """
-    query = select(Job).where(Job.account_id == account_id)
+    query = select(Job).where(Job.account_id == account_id, Job.deleted_at.is_(None))
     if kind is not None:
         query = query.where(Job.kind == kind)
     if status is not None:

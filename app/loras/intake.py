@@ -1,9 +1,7 @@
 """A LoRA file from elsewhere: staged, checked, kept."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,7 +13,6 @@ from app.errors import (
     Invalid,
     LoraFileRefused,
     StorageUnavailable,
-    TooLarge,
 )
 from app.lora_format import check
 from app.lora_format.errors import LoraFileError
@@ -35,23 +32,6 @@ TRIGGER_CHARS = 100
 # it was trained on does not belong into each answer.
 METADATA_VALUE_CHARS = 16 * 1024
 METADATA_CHARS = 256 * 1024
-
-
-def stage(source: BinaryIO, folder: Path) -> Path:
-    """Copy an upload into a file of its own.
-
-    Raises:
-        TooLarge: it is over LORAWRIGHT_MAX_LORA_BYTES.
-    """
-    path = folder / "upload.safetensors"
-    with path.open("wb") as sink:
-        shutil.copyfileobj(source, sink, 1024 * 1024)
-    size, limit = path.stat().st_size, get_settings().max_lora_bytes
-    if size > limit:
-        raise TooLarge(
-            f"The file has {size} bytes; the limit (LORAWRIGHT_MAX_LORA_BYTES) is {limit}"
-        )
-    return path
 
 
 def inspect(path: Path, base_model: str | None, *, strict: bool) -> LoraFileReport:

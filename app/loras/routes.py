@@ -1,13 +1,10 @@
 """LoRAs over HTTP."""
 
-import tempfile
-from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Query, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import ValidationError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from app.database import transaction
@@ -18,6 +15,7 @@ from app.loras.models import Lora
 from app.loras.schemas import (
     FileNames,
     Layout,
+    LoraCheck,
     LoraFileReport,
     LoraInspection,
     LoraPatch,
@@ -35,77 +33,76 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.forms import (
+    Form,
+    FormRules,
+    form_body,
+    receive_form,
+    staging_folder,
+    text_fields,
+)
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/loras", tags=["loras"])
+router = APIRouter(prefix="/v1/loras", tags=["loras"], route_class=OnceRoute)
 routers = [router]
 
 DownloadFormat = Annotated[
     Layout | Literal["original"],
     Query(alias="format", description="File layout; `original` is the file as it is stored"),
 ]
-LoraFileField = Annotated[UploadFile, File(description="A .safetensors file")]
-BaseModelField = Annotated[
-    str | None,
-    Form(description="Catalog id; without it, the first of the architecture the file fits"),
-]
-StrictField = Annotated[
-    bool, Form(description="Refuse a file with keys that have no place in the base model")
-]
+FILE = "A .safetensors file"
 
 
-@router.post("", status_code=201, responses={200: {"model": LoraRead}})
-def upload_lora(
-    file: LoraFileField,
-    account: GenerationsAccount,
-    session: SessionDep,
-    store: StoreDep,
-    response: Response,
-    name: Annotated[str | None, Form(description="Without it, the file's own")] = None,
-    description: Annotated[str, Form()] = "",
-    trigger_word: Annotated[
-        str | None, Form(description="Without it, the one that the file tells, if any")
-    ] = None,
-    base_model: BaseModelField = None,
-    default_weight: Annotated[float, Form()] = 1.0,
-    strict: StrictField = True,
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": LoraRead}},
+    openapi_extra=form_body("file", FILE, texts=LoraUpload),
+)
+async def upload_lora(
+    request: Request, account_id: BriefAccountId, store: StoreDep, response: Response
 ) -> LoraRead:
     """Keep a LoRA from elsewhere, once its file has passed every check.
 
     The same file again answers 200 and the LoRA that the account has.
     """
-    request = _upload(
-        name=name,
-        description=description,
-        trigger_word=trigger_word,
-        base_model=base_model,
-        default_weight=default_weight,
-        strict=strict,
-    )
-    with tempfile.TemporaryDirectory(prefix="lorawright-lora-") as folder:
-        staged = intake.stage(file.file, Path(folder))
-        lora, is_new = intake.keep(session, store, account.id, staged, file.filename, request)
+
+    def keep(form: Form) -> tuple[LoraRead, bool]:
+        told = text_fields(LoraUpload, form.texts)
+        [file] = form.files
+        with transaction() as session:
+            lora, is_new = intake.keep(session, store, account_id, file.path, file.filename, told)
+            return read_lora(lora), is_new
+
+    async with staging_folder() as folder:
+        form = await receive_form(request, folder, _rules(LoraUpload))
+        read, is_new = await run_in_threadpool(keep, form)
     if not is_new:
         response.status_code = 200
-    return read_lora(lora)
+    return read
 
 
-@router.post("/inspect")
-def inspect_lora(
-    file: LoraFileField,
-    account: GenerationsAccount,  # noqa: ARG001 (a key is needed, whosever it is)
-    base_model: BaseModelField = None,
-    strict: StrictField = True,
+@router.post("/inspect", openapi_extra=form_body("file", FILE, texts=LoraCheck))
+async def inspect_lora(
+    request: Request,
+    account_id: BriefAccountId,  # noqa: ARG001 (a key is needed, whosever it is)
 ) -> LoraInspection:
     """Check a file without keeping it; one that was made for another model is described."""
-    with tempfile.TemporaryDirectory(prefix="lorawright-lora-") as folder:
-        report = intake.inspect(intake.stage(file.file, Path(folder)), base_model, strict=strict)
-    kept, left_out = intake.kept_metadata(report.metadata)
-    return LoraInspection(
-        **report.as_json(),
-        file_metadata=kept,
-        metadata_left_out=FileNames(count=len(left_out), names=left_out[:LISTED]),
-    )
+
+    def inspect(form: Form) -> LoraInspection:
+        told = text_fields(LoraCheck, form.texts)
+        report = intake.inspect(form.files[0].path, told.base_model, strict=told.strict)
+        kept, left_out = intake.kept_metadata(report.metadata)
+        return LoraInspection(
+            **report.as_json(),
+            file_metadata=kept,
+            metadata_left_out=FileNames(count=len(left_out), names=left_out[:LISTED]),
+        )
+
+    async with staging_folder() as folder:
+        form = await receive_form(request, folder, _rules(LoraCheck))
+        return await run_in_threadpool(inspect, form)
 
 
 @router.get("")
@@ -132,6 +129,12 @@ def edit_lora(
 ) -> LoraRead:
     """Rename, describe, or set the default weight or trigger word."""
     return read_lora(service.edit(session, service.get(session, account.id, lora_id), patch))
+
+
+@router.delete("/{lora_id}", status_code=204)
+def delete_lora(lora_id: str, account: GenerationsAccount, session: SessionDep) -> None:
+    """Delete a LoRA and its files; requests that wait with it are still drawn."""
+    service.delete(session, service.get(session, account.id, lora_id))
 
 
 @router.get("/{lora_id}/download", status_code=302, response_class=RedirectResponse)
@@ -173,10 +176,11 @@ def read_lora(lora: Lora) -> LoraRead:
     return LoraRead(**shown, training=lora.training_id, checkpoint=lora.checkpoint_id)
 
 
-def _upload(**fields: object) -> LoraUpload:
-    """The form's texts under the limits that JSON has."""
-    try:
-        return LoraUpload.model_validate(fields)
-    except ValidationError as error:
-        wrong = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        raise RequestValidationError(wrong) from error
+def _rules(texts: type[BaseModel]) -> FormRules:
+    limit = get_settings().max_lora_bytes
+    return FormRules(
+        file_field="file",
+        max_files=(1, ""),
+        max_file_bytes=lambda _: (limit, "LORAWRIGHT_MAX_LORA_BYTES"),
+        text_fields=frozenset(texts.model_fields),
+    )

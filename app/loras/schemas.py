@@ -104,17 +104,35 @@ class LoraInspection(LoraFileReport):
     metadata_left_out: FileNames
 
 
-class LoraUpload(BaseModel):
-    """What a client says of the file it uploads."""
+class LoraCheck(BaseModel):
+    """How a client wants its file to be checked."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: PlainText | None = Field(default=None, min_length=1, max_length=200)
+    base_model: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Catalog id; without it, the first of the architecture the file fits",
+    )
+    strict: bool = Field(
+        default=True, description="Refuse a file with keys that have no place in the base model"
+    )
+
+
+class LoraUpload(LoraCheck):
+    """What a client says of the file it uploads."""
+
+    name: PlainText | None = Field(
+        default=None, min_length=1, max_length=200, description="Without it, the file's own"
+    )
     description: PlainText = Field(default="", max_length=5000)
-    trigger_word: PlainText | None = Field(default=None, min_length=1, max_length=100)
-    base_model: str | None = Field(default=None, max_length=64)
+    trigger_word: PlainText | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Without it, the one that the file tells, if any",
+    )
     default_weight: float = Field(default=1.0, ge=-2, le=2)
-    strict: bool = True
 
 
 class LoraRead(BaseModel):

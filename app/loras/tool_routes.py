@@ -16,9 +16,10 @@ from app.web.dependencies import (
     RequestId,
     SessionDep,
 )
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-router = APIRouter(prefix="/v1/lora-tools", tags=["loras"])
+router = APIRouter(prefix="/v1/lora-tools", tags=["loras"], route_class=OnceRoute)
 routers = [router]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.database import JsonObject
+from app.jobs.requests import JobRequest
 from app.jobs.schemas import JobRead
 from app.loras.schemas import Layout
 from app.web.text import PlainText
@@ -17,10 +18,8 @@ Keep = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 LoraReference = Annotated[PlainText, Field(min_length=1, max_length=200)]
 
 
-class _Tool(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+class _Tool(JobRequest):
+    """Parent of the tools' requests."""
 
 
 class Convert(_Tool):

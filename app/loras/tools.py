@@ -18,6 +18,7 @@ from app.errors import (
 )
 from app.jobs import service as jobs
 from app.jobs.models import Job
+from app.jobs.requests import JobRequest
 from app.loras import service
 from app.loras.models import Lora, LoraFile, LoraTool
 from app.loras.schemas import Layout
@@ -54,10 +55,10 @@ def submit(
         waiting = _conversion(session, lora, request.layout, ("queued", "running"))
         if waiting is not None:
             return waiting.id
-        return _queue_conversion(session, lora, request.layout, request.metadata, request_id)
+        return _queue_conversion(session, lora, request.layout, request, request_id)
     if request.rank is None and request.keep is None and not isinstance(request, Merge):
         raise _invalid("/rank", "give a rank, a share to keep (keep), or both")
-    settled: JsonObject = request.model_dump(exclude={"metadata", "lora", "loras"})
+    settled: JsonObject = request.model_dump(exclude={"metadata", "deadline", "lora", "loras"})
     if isinstance(request, Extract):
         found: list[tuple[Lora, float]] = []
         base = _base_models(request)
@@ -74,7 +75,7 @@ def submit(
         account_id,
         settled | {"architecture": architecture},
         [_frozen(lora, weight) for lora, weight in found],
-        request.metadata,
+        request,
         request_id,
     )
 
@@ -117,7 +118,7 @@ def file_or_conversion(
     if failed is not None and not failed.error_retryable:
         # The same file would fail in the same way.
         raise _failure(failed)
-    return Conversion(_queue_conversion(session, lora, layout, {}, request_id), layout)
+    return Conversion(_queue_conversion(session, lora, layout, JobRequest(), request_id), layout)
 
 
 def converted_url(session: Session, store: ObjectStore, lora: Lora, made: Conversion) -> str:
@@ -246,7 +247,7 @@ def _conversion(
 
 
 def _queue_conversion(
-    session: Session, lora: Lora, layout: Layout, labels: dict[str, str], request_id: str | None
+    session: Session, lora: Lora, layout: Layout, asked: JobRequest, request_id: str | None
 ) -> str:
     request = {
         "operation": "convert",
@@ -255,7 +256,7 @@ def _queue_conversion(
         "architecture": lora.architecture,
     }
     return _queue(
-        session, lora.account_id, request, [_frozen(lora, 1.0)], labels, request_id, lora_id=lora.id
+        session, lora.account_id, request, [_frozen(lora, 1.0)], asked, request_id, lora_id=lora.id
     )
 
 
@@ -264,7 +265,7 @@ def _queue(
     account_id: str,
     request: JsonObject,
     inputs: list[JsonObject],
-    labels: dict[str, str],
+    asked: JobRequest,
     request_id: str | None,
     lora_id: str | None = None,
 ) -> str:
@@ -276,7 +277,8 @@ def _queue(
         # Work for the CPU, which no GPU waits for.
         queue="ingest",
         account_id=account_id,
-        labels=labels,
+        labels=asked.metadata,
+        deadline_at=asked.deadline,
         request_id=request_id,
     )
     operation: Any = request["operation"]

@@ -6,12 +6,12 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 
 from app.errors import LorawrightError, status_of
+from app.web.once import OnceRoute
 
 
-class OpenAIRoute(APIRoute):
+class OpenAIRoute(OnceRoute):
     """A route whose errors have this shape, those of its own dependencies included."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

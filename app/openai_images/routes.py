@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.database import transaction
 from app.errors import ServiceUnavailable
+from app.idempotency import service as idempotency
 from app.jobs.wait import wait_until_ended
 from app.openai_images import service
 from app.openai_images.errors import OpenAIRoute
@@ -19,6 +20,7 @@ from app.openai_images.schemas import (
 from app.settings import get_settings
 from app.storage import get_store
 from app.web.dependencies import BriefAccountId, GenerationsAccount, RequestId, SessionDep
+from app.web.once import once_of
 
 # Those that the routes themselves answer; what comes from before them is a problem as elsewhere.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -46,9 +48,16 @@ async def generate_images(
 ) -> ImagesResponse:
     """Draw pictures and wait for them; `model` is a base model or a LoRA."""
 
+    once = once_of(request)
+    fingerprint = "" if once is None else await once.fingerprint()
+
     def submit() -> str:
         with transaction() as session:
-            return service.submit(session, get_store(), account_id, body, request_id)
+
+            def make() -> str:
+                return service.submit(session, get_store(), account_id, body, request_id)
+
+            return make() if once is None else once.submit(session, account_id, fingerprint, make)
 
     def read() -> ImagesResponse:
         with transaction() as session:
@@ -57,6 +66,8 @@ async def generate_images(
     def cancel() -> None:
         with transaction() as session:
             service.give_up(session, account_id, job_id)
+            if once is not None:
+                idempotency.forget(session, account_id, once.key)
 
     job_id = await run_in_threadpool(submit)
     seconds = get_settings().openai_wait_seconds

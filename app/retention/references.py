@@ -9,6 +9,8 @@ from collections.abc import Collection
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.settings import get_settings
+
 # Of each key, whether a row shows it. `split_part(key, '/', 4)` is the job of a job's own file.
 _SHOWN = text("""
     SELECT key FROM unnest(CAST(:keys AS text[])) AS key
@@ -16,6 +18,7 @@ _SHOWN = text("""
        OR EXISTS (SELECT FROM loras WHERE object_key = key)
        OR EXISTS (SELECT FROM lora_files WHERE object_key = key)
        OR EXISTS (SELECT FROM input_images WHERE object_key = key)
+       OR EXISTS (SELECT FROM uploads WHERE object_key = key AND NOT object_gone)
        OR EXISTS (
             SELECT FROM generated_images
             WHERE generation_id = split_part(key, '/', 4) AND object_key = key)
@@ -44,7 +47,10 @@ _FROZEN = text("""
     WITH unfinished AS (
         SELECT id FROM jobs WHERE account_id = :account_id AND status IN ('queued', 'running')
     ), requests AS (
-        SELECT spec AS request FROM trainings JOIN unfinished USING (id)
+        -- One that failed or was canceled may be retried with the same pictures, for a while.
+        SELECT spec AS request FROM trainings JOIN jobs USING (id)
+        WHERE account_id = :account_id AND status <> 'succeeded'
+          AND coalesce(ended_at, now()) > now() - make_interval(secs => :retried_seconds)
         UNION ALL
         SELECT jsonb_build_array(request, loras) FROM generations JOIN unfinished USING (id)
         UNION ALL
@@ -68,7 +74,8 @@ def shown(session: Session, keys: Collection[str]) -> set[str]:
 def awaited(session: Session, account_id: str, keys: Collection[str]) -> set[str]:
     """Those of the keys that a job of the account will read, or may have written just now."""
     told = {"account_id": account_id}
-    read = set(session.scalars(_STATES, told)) | set(session.scalars(_FROZEN, told))
+    retried = {"retried_seconds": get_settings().training_state_keep_seconds}
+    read = set(session.scalars(_STATES, told)) | set(session.scalars(_FROZEN, told | retried))
     unfinished = set(session.scalars(_UNFINISHED, told))
     return {key for key in keys if key in read or job_of(key) in unfinished}
 

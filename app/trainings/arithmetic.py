@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from app.trainings.params import TrainingParams
 
@@ -199,7 +200,9 @@ def plan_steps(
         processes: how many devices train together, each on `batch_size` pictures at once.
     """
     folds = held_out_folds(images, params)
-    placed = tuple(plan.nearest(image.width, image.height) for image in images)
+    # Pictures of a set are often of a few sizes.
+    nearest = cache(plan.nearest)
+    placed = tuple(nearest(image.width, image.height) for image in images)
     batch_size = params.batch_size * processes
     steps = tuple(
         _steps(_buckets(images, placed, params.num_repeats, kept_back), batch_size, params)

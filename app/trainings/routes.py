@@ -39,10 +39,11 @@ from app.web.dependencies import (
     StoreDep,
     TrainingsAccount,
 )
+from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
 
-trainings = APIRouter(prefix="/v1/trainings", tags=["trainings"])
-presets = APIRouter(prefix="/v1/presets", tags=["trainings"])
+trainings = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=OnceRoute)
+presets = APIRouter(prefix="/v1/presets", tags=["trainings"], route_class=OnceRoute)
 routers = [trainings, presets]
 
 

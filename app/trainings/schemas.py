@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.jobs.requests import JobRequest
 from app.jobs.schemas import JobRead
 from app.trainings.params import Task, TrainingParams
 from app.web.text import PlainText
@@ -12,9 +13,7 @@ from app.web.text import PlainText
 SamplePrompt = Annotated[PlainText, Field(min_length=1, max_length=1000)]
 
 
-class TrainingCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TrainingCreate(JobRequest):
     dataset: str = Field(max_length=60)
     name: PlainText = Field(min_length=1, max_length=200)
     base_model: str | None = Field(default=None, max_length=64)
@@ -25,7 +24,6 @@ class TrainingCreate(BaseModel):
     sample_prompts: list[SamplePrompt] = Field(default_factory=list, max_length=8)
     # A LoRA of this account, by id or name, to go on from instead of starting at nothing.
     from_lora: str | None = Field(default=None, min_length=1, max_length=200)
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
 class TrainingRead(JobRead):

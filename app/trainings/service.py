@@ -1,5 +1,7 @@
 """Trainings: freeze a spec, queue it, and read what came of it."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -10,6 +12,7 @@ from app.errors import Conflict, FieldProblem, Invalid, NotFound
 from app.jobs import service as jobs
 from app.jobs.models import Job
 from app.loras.models import Lora
+from app.retention import service as retention
 from app.settings import get_settings
 from app.trainings.freeze import freeze
 from app.trainings.models import Checkpoint, Training, TrainingMetric
@@ -26,7 +29,9 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         LoraIncompatible: `from_lora` was made for another architecture.
         Invalid: no such base model, or parameters that cannot be.
     """
-    dataset = datasets.get(session, account_id, request.dataset)
+    # Pictures that are deleted while they are frozen must stay until the spec can be seen.
+    retention.hold(session, account_id)
+    dataset = datasets.get(session, account_id, request.dataset, for_job=True)
     preset = request.preset or dataset.task
     frozen = freeze(
         session,
@@ -45,6 +50,7 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         spec=frozen.spec,
         warnings=frozen.warnings,
         labels=request.metadata,
+        deadline_at=request.deadline,
         request_id=request_id,
     )
 
@@ -62,6 +68,7 @@ def queue(
     request_id: str,
     state: JsonObject | None = None,
     retry_of: str | None = None,
+    deadline_at: datetime | None = None,
 ) -> Training:
     """Insert a training job with a frozen spec, from the start or from a saved state."""
     job_id = new_id("trn")
@@ -73,6 +80,7 @@ def queue(
         account_id=account_id,
         labels=labels,
         request_id=request_id,
+        deadline_at=deadline_at,
     )
     training = Training(
         id=job_id,

@@ -18,6 +18,7 @@ from app.database import new_session, transaction
 from app.errors import Overloaded, ScopeMissing, Unauthenticated
 from app.settings import get_settings
 from app.storage import ObjectStore, get_store
+from app.web.once import once_of
 
 # How long a request may wait for a transaction of its own.
 PLACE_SECONDS = 10.0
@@ -77,11 +78,24 @@ StoreDep = Annotated[ObjectStore, Depends(get_store)]
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-def current_key(session: SessionDep, credentials: Credentials) -> ApiKey:
-    """The key of the Authorization header."""
+def current_key(request: Request, session: SessionDep, credentials: Credentials) -> ApiKey:
+    """The key of the Authorization header, in the request's transaction."""
+    return _authenticate(request, session, credentials, keeps=True)
+
+
+def _authenticate(
+    request: Request,
+    session: Session,
+    credentials: HTTPAuthorizationCredentials | None,
+    *,
+    keeps: bool,
+) -> ApiKey:
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
-    return accounts.authenticate(session, credentials.credentials)
+    key = accounts.authenticate(session, credentials.credentials)
+    if (once := once_of(request)) is not None:
+        once.begin(session, key.account_id, keeps=keeps)
+    return key
 
 
 def scoped(scope: Scope) -> Callable[[ApiKey], Awaitable[Account]]:
@@ -105,18 +119,24 @@ async def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     return key.account
 
 
-def brief_account_id(credentials: Credentials) -> str:
-    """The account of a key for generations, looked up in a transaction of its own.
+def brief(scope: Scope) -> Callable[[Request, HTTPAuthorizationCredentials | None], str]:
+    """A dependency that yields the account's id, looked up in a transaction of its own.
 
-    For routes that wait: the session of the others would hold its connection all the while.
+    For routes that wait, or receive for long: the session of the others would hold its connection
+    all the while.
     """
-    with transaction() as session:
-        key = current_key(session, credentials)
-        _check_scope(key, "generations")
-        return key.account_id
+
+    def account_id(request: Request, credentials: Credentials) -> str:
+        with transaction() as session:
+            key = _authenticate(request, session, credentials, keeps=False)
+            _check_scope(key, scope)
+            return key.account_id
+
+    return account_id
 
 
-BriefAccountId = Annotated[str, Depends(brief_account_id)]
+BriefAccountId = Annotated[str, Depends(brief("generations"))]
+BriefDatasetsAccountId = Annotated[str, Depends(brief("datasets"))]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]
 TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]

@@ -16,8 +16,25 @@ REASONS = {
     413: "The body is over its limit",
     415: "The body is of another type than is taken here",
     422: "A value is wrong; `errors` says which",
+    429: "More requests than the account may make in a minute",
     500: "A mistake of ours, recorded under the request's id",
     503: "A server that is needed is away, or too busy; try again",
+}
+
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key with the same request is answered as it was the first time",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`wait=N`: answer when the job has ended or N seconds (1 to 60) have passed",
+    "schema": {"type": "string"},
 }
 
 
@@ -42,12 +59,17 @@ def describe_errors(document: dict[str, Any]) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= problem.pop("$defs", {})
     schemas["Problem"] = problem
-    _mark_files(schemas)
     # FastAPI's own shape of a 422, which is never sent.
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    _mark_files(document)
     for operations in document["paths"].values():
-        for operation in operations.values():
+        for method, operation in operations.items():
+            _name_form(operation, schemas)
+            if method == "post" and "201" in operation["responses"]:
+                operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            if _answers_a_job(operation, schemas):
+                operation["parameters"].append(PREFER)
             responses = operation["responses"]
             if _is_fastapis(responses.get("422", {})):
                 del responses["422"]
@@ -62,7 +84,7 @@ def _statuses(operation: dict[str, Any]) -> list[int]:
     statuses = [500]
     parameters = operation.get("parameters", [])
     if "security" in operation:
-        statuses += [401, 403, 503]
+        statuses += [401, 403, 429, 503]
     if any(parameter["in"] == "path" for parameter in parameters):
         # Cancellations and edits of what is in a state that forbids them.
         statuses += [409]
@@ -73,6 +95,21 @@ def _statuses(operation: dict[str, Any]) -> list[int]:
         # A body may name objects that are not there, or are not as they should be.
         statuses += [400, 404, 409, 413, 415, 422]
     return statuses
+
+
+def _name_form(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Give a form that is written in place a name, for clients to call it by."""
+    content = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {})
+    if "$ref" not in content.get("schema", {"$ref": ""}):
+        name = f"Body_{operation['operationId']}"
+        schemas[name] = {"title": name, **content["schema"]}
+        content["schema"] = {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answers_a_job(operation: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    made = operation["responses"].get("201", {}).get("content", {}).get("application/json", {})
+    name = made.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    return "queue" in schemas.get(name, {}).get("properties", {})
 
 
 def _mark_files(node: Any) -> None:
@@ -97,7 +134,7 @@ def _problem(status: int) -> dict[str, Any]:
         "description": REASONS[status],
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    header = {401: "WWW-Authenticate", 503: "Retry-After"}.get(status)
+    header = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}.get(status)
     if header is not None:
         response["headers"] = {header: {"schema": {"type": "string"}, "required": True}}
     return response

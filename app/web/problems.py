@@ -99,6 +99,8 @@ def from_domain(request: Request, error: LorawrightError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if status == 503:
         headers["Retry-After"] = "5"
+    elif error.retryable:
+        headers["Retry-After"] = "1"
     return problem_response(
         request,
         status=status,

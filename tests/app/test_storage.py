@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from app.cli.embedded import EmbeddedServers
-from app.errors import NotFound
+from app.errors import NotFound, StorageUnavailable
 from app.storage import make_store
+from tests.faults.harness.proxy import Mode, S3Proxy
 
 # Above and below the size at which boto3 sends a file in parts.
 SIZES = [0, 1, 3715, 9 * 1024 * 1024]
@@ -31,3 +32,26 @@ def test_a_missing_object_is_not_found_and_leaves_no_file(
     with pytest.raises(NotFound, match="test/none"):
         make_store(servers.settings()).get_file("test/none", tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["refuse", "unavailable", "cut"])
+def test_a_server_that_fails_is_storage_that_is_away_whatever_is_asked(
+    servers: EmbeddedServers, tmp_path: Path, mode: Mode
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(100))
+    make_store(servers.settings()).put_file("test/there", source, "application/octet-stream")
+    with S3Proxy(int(servers.environment()["LORAWRIGHT_S3_ENDPOINT_URL"].rpartition(":")[2])) as s3:
+        told = servers.settings()
+        store = make_store(
+            told.model_copy(update={"s3_endpoint_url": f"http://127.0.0.1:{s3.port}"})
+        )
+        s3.mode = mode
+        with pytest.raises(StorageUnavailable):
+            store.put_file("test/away", source, "application/octet-stream")
+        with pytest.raises(StorageUnavailable):
+            store.get_file("test/there", target)
+        s3.mode = "pass"
+        store.get_file("test/there", target)
+        assert target.read_bytes() == source.read_bytes()
+    assert s3.disturbed > 1

@@ -1,5 +1,6 @@
 """What a handler is given: its claim, a folder, and ways to tell how far it is."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import EventType
 from worker.lease import Lease
+from worker.patience import AWAY, patiently
+
+log = logging.getLogger(__name__)
 
 # Writes what a job made, in the transaction that ends it.
 Publish = Callable[[Session], None]
@@ -61,23 +65,28 @@ class JobContext:
         total_steps: int | None = None,
         eta_s: float | None = None,
     ) -> None:
-        """Report how far the job is (0..1); most calls in quick succession are dropped."""
+        """Report how far the job is (0..1); most calls in quick succession are dropped.
+
+        So are those for which Postgres is away: the work itself need not wait.
+        """
         now = time.monotonic()
         if fraction < 1 and now - self._reported_at < PROGRESS_SECONDS:
             return
         self._reported_at = now
-        with transaction() as session:
-            lifecycle.report_progress(
-                session,
-                self.claim,
-                fraction=fraction,
-                step=step,
-                total_steps=total_steps,
-                stage=stage,
-                eta_s=eta_s,
-            )
+        try:
+            with transaction() as session:
+                lifecycle.report_progress(
+                    session,
+                    self.claim,
+                    fraction=fraction,
+                    step=step,
+                    total_steps=total_steps,
+                    stage=stage,
+                    eta_s=eta_s,
+                )
+        except AWAY as error:
+            log.warning("progress not told: %s", type(error).__name__)
 
     def record(self, type_: EventType, payload: JsonObject) -> None:
         """Append an event to the job's story."""
-        with transaction() as session:
-            lifecycle.record(session, self.claim, type_, payload)
+        patiently(lambda session: lifecycle.record(session, self.claim, type_, payload))

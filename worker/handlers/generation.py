@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.database import JsonObject, transaction
+from app.database import JsonObject
 from app.errors import JobError, JobInputMissing, LeaseLost, NotFound
 from app.generations.batching import recipe
 from app.generations.models import GeneratedImage as ImageRow
@@ -44,6 +44,7 @@ from worker.ml.inference.generate import Generation as Drawn
 from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.provenance import Receipt, encode_image, make_receipt
 from worker.ml.inference.spec import GenerationSpec, LoraSpec
+from worker.patience import patiently
 from worker.workspace import attempt_key
 
 # Pictures of one job are packed and sent at the same time: packing one takes half a second.
@@ -162,10 +163,10 @@ def _preview_payload(preview: Preview) -> JsonObject:
 
 
 def _read(context: JobContext) -> _Request:
-    with transaction() as session:
-        detail = session.get_one(Generation, context.claim.job_id)
-        request, loras = dict(detail.request), list(detail.loras)
-        base_model = base_model_spec(base_model_entry(detail.base_model))
+    detail = patiently(lambda session: session.get_one(Generation, context.claim.job_id))
+    request, loras = dict(detail.request), list(detail.loras)
+    # Outside the transaction: its files may first have to come to this machine.
+    base_model = base_model_spec(base_model_entry(detail.base_model))
     context.progress(0.0, stage="load")
     told = {name: request[name] for name in request if name in GenerationSpec.model_fields}
     for name in INPUT_IMAGES:

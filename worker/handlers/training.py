@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.database import JsonObject, new_id, transaction
-from app.errors import JobInputMissing, NotFound, TrainingFailed
+from app.database import JsonObject, new_id
+from app.errors import JobInputMissing, NotFound, StorageUnavailable, TrainingFailed
 from app.jobs import events, lifecycle
 from app.lora_format.check import describe
 from app.loras import service as loras
@@ -25,6 +26,7 @@ from app.trainings.models import Checkpoint, Training, TrainingMetric
 from worker.handlers.context import JobContext
 from worker.handlers.models import base_model_entry, base_model_spec
 from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
+from worker.patience import patiently
 from worker.workspace import attempt_key, cache_folder
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ SAMPLE_STEPS = 20
 # What the trainer measures at a checkpoint.
 MEASURED = ("validation_loss", "base_validation_loss", "prior_drift")
 IMAGE_FIELDS = ("sha256", "width", "height", "caption", "repeats")
+# How long the trainer of a canceled job may take to save its state.
+CANCEL_PATIENCE_SECONDS = 7.0
+# The last file of a state that is written.
+STATE_MANIFEST = "manifest.json"
 WARM_START_FILE = "warm_start.safetensors"
 
 
@@ -51,9 +57,12 @@ class _Run:
 
 def run(context: JobContext) -> Callable[[Session], None]:
     """Train from the frozen spec, or from the newest state that an earlier attempt has saved."""
-    with transaction() as session:
+
+    def read(session: Session) -> tuple[JsonObject, JsonObject | None]:
         training = session.get_one(Training, context.claim.job_id)
-        spec, state = dict(training.spec), training.state
+        return dict(training.spec), training.state
+
+    spec, state = patiently(read)
     spec_path = _write_spec(context, spec)
     output = context.folder / "output"
     output.mkdir()
@@ -166,7 +175,10 @@ def _listen(running: _Run, process: TrainerProcess, patience_seconds: float) -> 
             context.check()
         if context.lease.should_stop() and out_of_patience is None:
             process.request_stop()
-            out_of_patience = give_up_after(patience_seconds)
+            draining = context.lease.stop_reason == "draining"
+            out_of_patience = give_up_after(
+                patience_seconds if draining else min(patience_seconds, CANCEL_PATIENCE_SECONDS)
+            )
         if out_of_patience is not None and out_of_patience():
             process.kill()
 
@@ -202,7 +214,8 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
     if not rows:
         return
     statement = insert(TrainingMetric).values(rows)
-    with transaction() as session:
+
+    def write(session: Session) -> None:
         lifecycle.hold(session, claim)
         session.execute(
             statement.on_conflict_do_update(
@@ -215,6 +228,8 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
             )
         )
         events.append(session, claim.job_id, "metrics", {"metrics": event["rows"]})
+
+    patiently(write)
 
 
 def _on_log(running: _Run, event: JsonObject) -> None:
@@ -248,7 +263,8 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
         "file_metadata": event["file_metadata"],
         "samples": running.samples.get(step, []),
     }
-    with transaction() as session:
+
+    def write(session: Session) -> None:
         lifecycle.hold(session, claim)
         session.execute(
             insert(Checkpoint)
@@ -260,24 +276,42 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
         payload = {name: event[name] for name in ("step", "epoch", "sha256", *MEASURED)}
         events.append(session, claim.job_id, "checkpoint", payload)
 
+    patiently(write)
+
 
 def _on_state(running: _Run, event: JsonObject) -> None:
     """Keep a state that another worker can go on from; the one before it is then removed."""
     claim = running.context.claim
     folder = Path(event["path"])
     files: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
+    try:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = str(path.relative_to(running.output))
             files[relative] = attempt_key(claim, f"state/{relative}")
             get_store().put_file(files[relative], path, "application/octet-stream")
-    with transaction() as session:
+    except FileNotFoundError:
+        files = {}
+    if not files or not (folder / STATE_MANIFEST).is_file():
+        # While storage was slow the trainer went on, and has made newer ones in its place; what
+        # was sent of it is nobody's.
+        log.info("the state at step %s was gone before it was stored", event["step"])
+        return
+
+    def write(session: Session) -> set[str]:
         lifecycle.hold(session, claim)
         row = session.get_one(Training, claim.job_id)
+        outdated: set[str] = set()
         before, row.state = row.state, {"step": event["step"], "files": files}
         if before is not None:
             # A file of the same name has been written over; another's state is kept while needed.
-            doom(session, claim.account_id, set(before["files"].values()) - set(files.values()))
+            outdated = set(before["files"].values()) - set(files.values())
+            doom(session, claim.account_id, outdated)
+        return {key for key in outdated if f"/{claim.job_id}/" in key}
+
+    # The sweeper would keep them until the job has ended, and they are large.
+    outdated = patiently(write)
+    with suppress(StorageUnavailable):
+        get_store().delete(outdated)
 
 
 def _on_result(running: _Run, event: JsonObject) -> None:
@@ -315,8 +349,9 @@ def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], Non
     """Read the recommended checkpoint back from storage, and make it a LoRA."""
     job_id = context.claim.job_id
     recommended = Checkpoint.training_id == job_id, Checkpoint.step == result["recommended_step"]
-    with transaction() as session:
-        checkpoint = session.scalars(select(Checkpoint).where(*recommended)).one()
+    checkpoint = patiently(
+        lambda session: session.scalars(select(Checkpoint).where(*recommended)).one()
+    )
     stored = context.folder / "stored.safetensors"
     get_store().get_file(checkpoint.object_key, stored)
     found = describe(stored)

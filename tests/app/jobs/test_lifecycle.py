@@ -176,6 +176,25 @@ def test_a_released_job_waits_again_and_its_attempt_does_not_count(account_id: s
     assert again.attempt == 2, "the fence grows all the same"
 
 
+@pytest.mark.parametrize("put_back", ["release", "retry_later"])
+def test_a_job_that_is_put_back_after_its_cancel_is_canceled(
+    account_id: str, put_back: str
+) -> None:
+    job_id = submit(account_id)
+    held = claim()
+    assert held is not None
+    with transaction() as session:
+        service.request_cancel(session, account_id, job_id, "generation")
+    with transaction() as session:
+        if put_back == "release":
+            lifecycle.release(session, held, gpu_seconds=1, reason="worker_stopping")
+        else:
+            error = {"code": "internal", "message": "x", "retryable": True}
+            lifecycle.retry_later(session, held, gpu_seconds=1, error=error)
+    job = read(job_id)
+    assert (job.status, job.error_code, job.gpu_seconds) == ("canceled", None, 1)
+
+
 def test_two_sweepers_return_a_lost_job_once(account_id: str) -> None:
     job_id = submit(account_id)
     assert claim() is not None

@@ -202,7 +202,7 @@ def test_a_wrong_field_is_named(client: TestClient, field: str, value: str) -> N
 
 
 def test_a_form_without_a_file_is_refused(client: TestClient) -> None:
-    answer = client.post("/v1/loras", data={"name": "ink"})
+    answer = client.post("/v1/loras", files={"name": (None, "ink")})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/file"
 

@@ -1,6 +1,7 @@
 """The handler lays the frozen spec out on this machine: real rows, real storage, no trainer."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,3 +158,64 @@ def test_specs_from_before_class_pictures_and_warm_starts_are_still_run(dataset,
         spec = write(context, older)
     assert [image.regularization for image in spec.images] == [False, False]
     assert spec.warm_start is None
+
+
+@contextmanager
+def with_state(context: JobContext, step: int) -> Iterator[tuple[training._Run, Path]]:
+    """A run whose trainer has written a state, as it tells of it."""
+    running = training._Run(context, context.folder / "output")
+    folder = running.output / "states" / f"state-{step:08d}"
+    folder.mkdir(parents=True)
+    for name in ("manifest.json", "position.json", "tensors.safetensors"):
+        (folder / name).write_text(f"{name} {step}")
+    yield running, folder
+
+
+def newest(training_id: str) -> Json:
+    with transaction() as session:
+        state = session.get_one(Training, training_id).state
+    assert state is not None
+    return state
+
+
+def stored_states(context: JobContext) -> list[str]:
+    prefix = f"accounts/{context.claim.account_id}/jobs/{context.claim.job_id}/"
+    return sorted(get_store().list_keys(prefix))
+
+
+def test_a_new_state_takes_the_place_of_the_one_before(dataset, submit, tmp_path):
+    training_id = submit(dataset(0))
+    with claimed(tmp_path) as context:
+        for step in (4, 8):
+            with with_state(context, step) as (running, folder):
+                training._on_state(running, {"step": step, "path": str(folder)})
+    state = newest(training_id)
+    assert state["step"] == 8
+    assert sorted(state["files"].values()) == stored_states(context)
+    assert len(state["files"]) == 3
+
+
+def test_a_state_that_the_trainer_has_dropped_meanwhile_does_not_replace_the_last(
+    dataset, submit, tmp_path, monkeypatch
+):
+    training_id = submit(dataset(0))
+    with claimed(tmp_path) as context:
+        with with_state(context, 4) as (running, folder):
+            training._on_state(running, {"step": 4, "path": str(folder)})
+        before = newest(training_id)
+        # Gone before anything was sent, and gone between two files.
+        with with_state(context, 8) as (running, folder):
+            shutil.rmtree(folder)
+            training._on_state(running, {"step": 8, "path": str(folder)})
+        with with_state(context, 12) as (running, folder):
+            store = get_store()
+            put_file = store.put_file
+
+            def drop_it(key: str, source: Path, content_type: str) -> None:
+                put_file(key, source, content_type)
+                shutil.rmtree(folder, ignore_errors=True)
+
+            monkeypatch.setattr(store, "put_file", drop_it)
+            training._on_state(running, {"step": 12, "path": str(folder)})
+    assert newest(training_id) == before
+    assert set(before["files"].values()) <= set(stored_states(context))

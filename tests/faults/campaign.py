@@ -1,0 +1,239 @@
+"""One run of the suite: work, faults in a random order, and what holds at the end."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select
+
+from app.database import transaction
+from app.jobs.models import TERMINAL, Job
+from tests.faults import invariants
+from tests.faults.harness.killer import Killer
+from tests.faults.harness.outages import CLAIM_SECONDS, Outages
+from tests.faults.harness.proxy import Mode
+from tests.faults.harness.work import Work
+
+S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
+# So many jobs wait at a time, so that faults always meet some.
+WAITING_TRAININGS = 1
+WAITING_GENERATIONS = 5
+# A fault that meets nothing so often in a row is given up.
+TRIES = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything.
+
+    Attributes:
+        kills: of each named point, how many.
+        pause_seconds: most seconds between two faults.
+    """
+
+    kills: dict[str, int]
+    trainings: int
+    generations: int
+    redis: int
+    postgres: int
+    s3: int
+    freezes: int
+    seed: int
+    pause_seconds: float
+    settle_seconds: float
+
+
+@dataclass
+class Findings:
+    """What was done, and every violation."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
+    # Of each stage that was stopped in, the seconds it took.
+    stops: dict[str, float] = field(default_factory=dict)
+    violations: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was violated."""
+        return not any(self.violations.values())
+
+
+def run(plan: Plan, work: Work, say: Callable[[str], None]) -> Findings:
+    """Disturb the work, wait for it to end, and judge."""
+    began = time.monotonic()
+    campaign = _Campaign(plan, work, say)
+    campaign.disturb()
+    campaign.settle()
+    findings = campaign.judge()
+    findings.figures["seconds"] = round(time.monotonic() - began)
+    return findings
+
+
+class _Campaign:
+    def __init__(self, plan: Plan, work: Work, say: Callable[[str], None]) -> None:
+        stack = work.stack
+        self._plan = plan
+        self._stack = stack
+        self._work = work
+        self._say = say
+        self._random = random.Random(plan.seed)
+        self._killer = Killer(stack, plan.seed)
+        self._outages = Outages(stack, work)
+        self._trainings = self._generations = 0
+        self._missed: list[str] = []
+
+    def disturb(self) -> None:
+        """All faults of the plan, in a random order, while there is always work."""
+        faults = self._faults()
+        planned, left_tries = len(faults), Counter({name: TRIES for name, _ in faults})
+        while faults:
+            name, fault = faults.pop()
+            self._stack.tend()
+            self._keep_waiting(1 - len(faults) / planned)
+            if fault():
+                self._say(name)
+                left_tries[name] = TRIES
+            elif left_tries[name] > 0:
+                # Its moment did not come; others go first.
+                left_tries[name] -= 1
+                faults.insert(self._random.randrange(len(faults) + 1), (name, fault))
+            else:
+                self._missed.append(name)
+            time.sleep(self._random.uniform(0, self._plan.pause_seconds))
+
+    def settle(self) -> None:
+        """Submit what is left of the plan, and wait for all to end in peace."""
+        while self._trainings < self._plan.trainings:
+            self._submit_training()
+        while self._generations < self._plan.generations:
+            self._submit_generation()
+        ends = time.monotonic() + self._plan.settle_seconds
+        self._let_end(ends)
+        # What a killed worker has left must go by itself, its folders with the next job.
+        while time.monotonic() < ends and self._stack.leftover_processes():
+            time.sleep(0.2)
+        while time.monotonic() < ends and self._stack.attempt_folders():
+            self._submit_generation()
+            self._let_end(ends)
+
+    def _let_end(self, ends: float) -> None:
+        while time.monotonic() < ends and self._unfinished():
+            self._stack.tend()
+            time.sleep(0.2)
+
+    def judge(self) -> Findings:
+        """Every figure, and every violation under the sentence it breaks."""
+        job_ids = [job.job_id for job in self._work.jobs]
+        lost = invariants.lost_jobs(job_ids)
+        swept, left = invariants.orphans_after_sweep()
+        after = self._outages.claimed_after
+        logs = [
+            path
+            for name in self._stack.workers
+            for path in (self._stack.servers.data_dir / "logs").glob(f"{name}.log*")
+        ]
+        violations = {
+            "a fault met nothing": self._missed,
+            "a job was lost": lost,
+            "a story is not true": invariants.untrue_stories(job_ids),
+            "a result was published twice, or not wholly": invariants.published_twice(job_ids),
+            "a job was ended by a stale attempt": invariants.ended_by_strangers(logs),
+            "a file was shown by a stale attempt": invariants.foreign_files(),
+            "a row points at a missing object": invariants.missing_objects(),
+            "an object is nobody's after the sweep": left,
+            "a training did not go on from its newest state": invariants.begun_anew(job_ids),
+            "a result differs from its undisturbed run": [] if lost else self._work.differences(),
+            "queued work was claimed too late": [
+                f"{seconds:.0f} s after Redis came back empty"
+                for seconds in after
+                if seconds > CLAIM_SECONDS
+            ],
+            "a folder outlived its attempt": [
+                folder.name for folder in self._stack.attempt_folders()
+            ],
+            "a process outlived its worker": [
+                str(process) for process in self._stack.leftover_processes()
+            ],
+        }
+        figures = {
+            "trainings": self._trainings,
+            "generations": self._generations,
+            "kills": self._killer.hits.total(),
+            "redis came back empty": self._outages.redis,
+            "postgres restarted": self._outages.postgres,
+            **{f"s3: {mode}": count for mode, count in sorted(self._outages.s3.items())},
+            "workers frozen past their lease": len(self._outages.frozen),
+            "attempts": self._attempts(job_ids),
+            "trainings interrupted": self._interrupted(job_ids),
+            "jobs claimed after an empty redis": len(after),
+            "slowest of them, seconds": round(max(after, default=0.0), 1),
+            "orphans swept": swept,
+        }
+        return Findings(figures, dict(sorted(self._killer.hits.items())), violations)
+
+    def _faults(self) -> list[tuple[str, Callable[[], bool]]]:
+        outages = self._outages
+        faults: list[tuple[str, Callable[[], bool]]] = []
+        for point, count in self._plan.kills.items():
+            faults += [(f"killed: {point}", lambda point=point: self._killer.kill(point))] * count
+        faults += [("redis emptied", outages.empty_redis)] * self._plan.redis
+        faults += [("postgres restarted", outages.restart_postgres)] * self._plan.postgres
+        for number in range(self._plan.s3):
+            mode = S3_MODES[number % len(S3_MODES)]
+            faults.append((f"s3: {mode}", lambda mode=mode: outages.disturb_s3(mode)))
+        faults += [("worker frozen", outages.freeze_worker)] * self._plan.freezes
+        self._random.shuffle(faults)
+        return faults
+
+    def _keep_waiting(self, done: float) -> None:
+        """As many queued jobs of each kind as there should be, and their share of the plan.
+
+        Args:
+            done: how much of the plan's faults there were, 0..1.
+        """
+        with transaction() as session:
+            queued = Counter(session.scalars(select(Job.kind).where(Job.status == "queued")))
+        trainings = round(self._plan.trainings * done) - self._trainings
+        for _ in range(max(trainings, WAITING_TRAININGS - queued["training"])):
+            self._submit_training()
+        generations = round(self._plan.generations * done) - self._generations
+        for _ in range(max(generations, WAITING_GENERATIONS - queued["generation"])):
+            self._submit_generation()
+
+    def _submit_training(self) -> None:
+        self._work.submit_training(self._trainings)
+        self._trainings += 1
+
+    def _submit_generation(self) -> None:
+        self._work.submit_generation(self._generations)
+        self._generations += 1
+
+    def _unfinished(self) -> int:
+        with transaction() as session:
+            return (
+                session.scalar(
+                    select(func.count()).select_from(Job).where(Job.status.not_in(TERMINAL))
+                )
+                or 0
+            )
+
+    def _attempts(self, job_ids: list[str]) -> int:
+        with transaction() as session:
+            return int(
+                session.scalar(select(func.sum(Job.attempt)).where(Job.id.in_(job_ids))) or 0
+            )
+
+    def _interrupted(self, job_ids: list[str]) -> int:
+        with transaction() as session:
+            return int(
+                session.scalar(
+                    select(func.count())
+                    .select_from(Job)
+                    .where(Job.id.in_(job_ids), Job.kind == "training", Job.attempt > 1)
+                )
+                or 0
+            )

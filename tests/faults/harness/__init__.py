@@ -1,0 +1,1 @@
+"""What the fault suite is made of: a stack to break, work to do, and ways to break it."""
