@@ -4,10 +4,12 @@ LorawrightError
 ├── RequestError                  the request cannot be done as it stands
 │   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
 │   ├── ScopeMissing              the key may not do this
+│   ├── QuotaExceeded             the account has used up what it may have
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
 │   │   ├── UploadIncomplete      parts of an upload have not arrived
 │   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
+│   ├── RateLimited               more requests than the account may make
 │   ├── TooLarge                  a body or file over its limit
 │   ├── FormUnreadable            a multipart body that cannot be taken apart
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
@@ -73,6 +75,11 @@ class ScopeMissing(RequestError):
     title = "The API key lacks a scope"
 
 
+class QuotaExceeded(RequestError):
+    code = "quota_exceeded"
+    title = "A quota is used up"
+
+
 class NotFound(RequestError):
     code = "not_found"
     title = "No such object"
@@ -91,6 +98,12 @@ class UploadIncomplete(Conflict):
 class IdempotencyKeyInFlight(Conflict):
     code = "idempotency_key_in_flight"
     title = "The first request is being answered"
+    retryable = True
+
+
+class RateLimited(RequestError):
+    code = "rate_limited"
+    title = "Too many requests"
     retryable = True
 
 
@@ -235,9 +248,11 @@ class LeaseLost(JobError):
 STATUS_OF: dict[type[LorawrightError], int] = {
     Unauthenticated: 401,
     ScopeMissing: 403,
+    QuotaExceeded: 403,
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
+    RateLimited: 429,
     UnsupportedMediaType: 415,
     Invalid: 422,
     ServiceUnavailable: 503,

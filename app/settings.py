@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         description="Largest JSON body of a request that may carry pictures, such as a generation.",
     )
 
+    requests_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Most requests of one account within a minute; more answer 429. 0 sets no "
+        "limit.",
+    )
     idempotency_seconds: float = Field(
         default=24 * 3600,
         gt=0,
@@ -125,6 +131,26 @@ class Settings(BaseSettings):
         description="How long such an archive may take to arrive; then its parts are removed.",
     )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
+
+    # --- quotas, each of which an account may have another of ------------------------------
+    max_datasets_per_account: int = Field(default=1000, ge=0, description="Most datasets.")
+    max_loras_per_account: int = Field(
+        default=10_000, ge=0, description="Most LoRAs; a training publishes its own all the same."
+    )
+    max_stored_bytes_per_account: int = Field(
+        default=1024 * GIB, ge=0, description="Most bytes stored; more uploads are refused."
+    )
+    max_queued_per_account: int = Field(
+        default=1000,
+        ge=1,
+        description="Most jobs that wait at the same time, uploads' own work not counted.",
+    )
+    max_gpu_seconds_per_month: float | None = Field(
+        default=None,
+        ge=0,
+        description="Most GPU seconds in a calendar month, UTC: no job is taken after that; unset "
+        "sets no limit.",
+    )
 
     # --- requests --------------------------------------------------------------------------
     max_loras_per_generation: int = Field(

@@ -81,6 +81,11 @@ def authenticate(session: Session, secret: str) -> ApiKey:
     return key
 
 
+def account_of_secret(session: Session, secret: str) -> str | None:
+    """Whose a bearer token is, whether or not it may still be used; None of an unknown one."""
+    return session.scalar(select(ApiKey.account_id).where(ApiKey.secret_sha256 == _hash(secret)))
+
+
 def bootstrap_admin(session: Session) -> str | None:
     """The first account and its admin key on an empty database; None when there is one already."""
     session.execute(select(func.pg_advisory_xact_lock(BOOTSTRAP_LOCK)))

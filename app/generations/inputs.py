@@ -24,7 +24,7 @@ from app.datasets.models import Image as DatasetImage
 from app.errors import FieldProblem, Invalid, NotFound
 from app.generations.models import GeneratedImage, InputImage
 from app.jobs.models import Job
-from app.retention.service import hold
+from app.retention.service import doom, hold
 from app.settings import get_settings
 from app.storage import ObjectStore
 
@@ -83,6 +83,13 @@ def get(session: Session, account_id: str, image_id: str) -> InputImage:
     if image is None:
         raise NotFound(f"No uploaded picture {image_id}")
     return image
+
+
+def delete(session: Session, image: InputImage) -> None:
+    """Delete an uploaded picture; its bytes go once no unfinished request needs them."""
+    doom(session, image.account_id, [image.object_key])
+    session.delete(image)
+    session.flush()
 
 
 def resolve(

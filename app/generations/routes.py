@@ -109,6 +109,12 @@ def get_input(
     return _read_input(store, inputs.get(session, account.id, image_id))
 
 
+@input_images.delete("/{image_id}", status_code=204)
+def delete_input(image_id: str, account: GenerationsAccount, session: SessionDep) -> None:
+    """Delete an uploaded picture."""
+    inputs.delete(session, inputs.get(session, account.id, image_id))
+
+
 def _read_input(store: ObjectStore, image: InputImage) -> InputImageRead:
     shown = {
         name: getattr(image, name)

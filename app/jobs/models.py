@@ -103,6 +103,8 @@ class Job(CreatedAt, Base):
     deadline_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    # Deleted by its customer: nothing is left of it but this row, for what it has cost.
+    deleted_at: Mapped[datetime | None]
 
     progress_fraction: Mapped[float] = mapped_column(default=0.0)
     progress_step: Mapped[int | None] = mapped_column(Integer)

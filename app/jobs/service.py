@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.broker import Queue, announce_after_commit, wake_after_commit
 from app.database import JsonObject
 from app.errors import NotFound
@@ -38,7 +39,13 @@ def submit(
         recipe: of the LoRAs it needs; workers that have them merged prefer it.
         priority: higher goes first, whoever waits.
         deadline_at: when the job fails unless it has ended.
+
+    Raises:
+        QuotaExceeded: too many wait already, or the month's GPU seconds are used up.
     """
+    # What an upload brought must be worked through, whatever else waits.
+    if queue != "ingest":
+        quotas.take(session, account_id, queued_jobs=1, gpu_seconds_per_month=0)
     job = Job(
         id=job_id,
         kind=kind,
@@ -69,7 +76,9 @@ def get(session: Session, account_id: str, job_id: str, kind: JobKind | None = N
     Raises:
         NotFound: no such job, of that kind, in this account.
     """
-    query = select(Job).where(Job.id == job_id, Job.account_id == account_id)
+    query = select(Job).where(
+        Job.id == job_id, Job.account_id == account_id, Job.deleted_at.is_(None)
+    )
     if kind is not None:
         query = query.where(Job.kind == kind)
     job = session.scalar(query)
@@ -91,7 +100,7 @@ def list_newest(
 
     Ordered by creation, not by id: ids of different kinds start with different letters.
     """
-    query = select(Job).where(Job.account_id == account_id)
+    query = select(Job).where(Job.account_id == account_id, Job.deleted_at.is_(None))
     if kind is not None:
         query = query.where(Job.kind == kind)
     if status is not None:

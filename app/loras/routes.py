@@ -131,6 +131,12 @@ def edit_lora(
     return read_lora(service.edit(session, service.get(session, account.id, lora_id), patch))
 
 
+@router.delete("/{lora_id}", status_code=204)
+def delete_lora(lora_id: str, account: GenerationsAccount, session: SessionDep) -> None:
+    """Delete a LoRA and its files; requests that wait with it are still drawn."""
+    service.delete(session, service.get(session, account.id, lora_id))
+
+
 @router.get("/{lora_id}/download", status_code=302, response_class=RedirectResponse)
 async def download_lora(
     lora_id: str,

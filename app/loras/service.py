@@ -6,8 +6,9 @@ from sqlalchemy.orm import Session
 from app.catalog import load_catalog
 from app.database import JsonObject, new_id
 from app.errors import Conflict, NotFound
-from app.loras.models import Lora
+from app.loras.models import Lora, LoraFile
 from app.loras.schemas import LoraPatch
+from app.retention.service import doom
 from app.settings import get_settings
 from app.trainings.models import Checkpoint, Training
 
@@ -91,6 +92,17 @@ def list_newest(session: Session, account_id: str, *, limit: int, after: str | N
     if after is not None:
         query = query.where(Lora.id < after)
     return list(session.scalars(query.order_by(Lora.id.desc()).limit(limit)))
+
+
+def delete(session: Session, lora: Lora) -> None:
+    """Delete a LoRA; its files go once no unfinished request needs them.
+
+    The file of a checkpoint stays with its training.
+    """
+    files = session.scalars(select(LoraFile.object_key).where(LoraFile.lora_id == lora.id))
+    doom(session, lora.account_id, [lora.object_key, *files])
+    session.delete(lora)
+    session.flush()
 
 
 def edit(session: Session, lora: Lora, patch: LoraPatch) -> Lora:
