@@ -16,7 +16,6 @@ from app.errors import (
     DatabaseUnavailable,
     FieldProblem,
     LorawrightError,
-    TooLarge,
     status_of,
 )
 
@@ -127,9 +126,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def framework(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400 and str(error.detail).startswith("Too many files"):
-            # The form parser's own cap, the highest that LORAWRIGHT_MAX_UPLOAD_FILES can be.
-            return from_domain(request, TooLarge(f"{error.detail}: send an archive instead"))
         return problem_response(
             request,
             status=error.status_code,
