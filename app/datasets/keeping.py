@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.database import JsonObject, new_id, transaction
 from app.datasets import service
 from app.datasets.intake.staging import CAPTION_SUFFIX, Intake, Outcome, VerifiedImage
@@ -70,6 +71,7 @@ def keep_intake(store: ObjectStore, account_id: str, dataset_id: str, intake: In
         StorageUnavailable: the bytes could not be stored; no row is written.
     """
     with transaction() as session:
+        quotas.check(session, account_id, stored_bytes=sum(image.bytes for image in intake.images))
         check_usable(session, service.get(session, account_id, dataset_id), intake)
     store_images(store, account_id, intake.images)
     with _keepers(), transaction() as session:
