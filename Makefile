@@ -28,7 +28,7 @@ demo: $(STAMPS)/run
 up: $(STAMPS)/run
 	$(BIN)/lorawright up --port $(PORT)
 
-test: lint
+test: lint $(STAMPS)/generator
 	$(BIN)/pytest
 
 faults: $(STAMPS)/test
@@ -70,4 +70,10 @@ $(STAMPS)/run: $(STAMPS)/torch pyproject.toml
 
 $(STAMPS)/test: $(STAMPS)/run pyproject.toml
 	$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[worker,embedded,dev]'
+	touch $@
+
+$(STAMPS)/generator: $(STAMPS)/venv tools/client_generator.txt
+	$(PYTHON) -m venv $(VENV)/generator
+	$(VENV)/generator/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --requirement tools/client_generator.txt
 	touch $@

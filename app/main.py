@@ -23,7 +23,10 @@ from app.openai_images import routes as openai_images
 from app.settings import get_settings
 from app.storage import get_store
 from app.trainings import routes as trainings
+from app.web.methods import Methods
 from app.web.middleware import BodyLimit, RequestContext
+from app.web.openapi import DescribedApi, operation_id
+from app.web.plain import PlainRequests
 from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
 from app.web.rate_limit import RateLimit
@@ -49,14 +52,17 @@ def create_app() -> FastAPI:
     configure_logs(settings.log_level)
     # One that cannot be used is told now, not at the first request.
     load_catalog(settings.catalog_path)
-    app = FastAPI(
+    app = DescribedApi(
         title="Lorawright",
         version="0.1.0",
         summary="From a folder of pictures to an SDXL LoRA, and from LoRAs to pictures.",
         lifespan=_lifespan,
+        generate_unique_id_function=operation_id,
     )
     add_error_handlers(app)
     app.add_middleware(PreferWait)
+    app.add_middleware(Methods)
+    app.add_middleware(PlainRequests)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RateLimit, settings=settings)
     app.add_middleware(RequestContext)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
@@ -12,7 +11,7 @@ from app.accounts.models import Account
 from app.accounts.service import Scope
 from app.jobs import service
 from app.jobs.models import Job, JobKind
-from app.jobs.routes import LastEventId, event_stream
+from app.jobs.routes import EVENTS, EventStream, LastEventId, event_stream
 from app.retention import deletion
 from app.web.dependencies import SessionDep, scoped
 
@@ -37,9 +36,14 @@ def add_job_routes(
         """Delete a job that has ended, with all it made; published LoRAs stay."""
         deletion.delete_job(session, account.id, job_id, kind)
 
-    @router.get("/{job_id}/events", name=f"{kind}_events", response_class=StreamingResponse)
+    @router.get(
+        "/{job_id}/events",
+        name=f"{kind}_events",
+        response_class=EventStream,
+        responses=EVENTS,
+    )
     def stream_events(
         job_id: str, last_event_id: LastEventId = None, account: Account = account_of
-    ) -> StreamingResponse:
+    ) -> EventStream:
         """The job's events as they happen, until it ends; `Last-Event-ID` replays."""
         return event_stream(account.id, job_id, kind, last_event_id)

@@ -1,6 +1,7 @@
 """Jobs of every kind in one list, and what each kind's routes share: events."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -8,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from app.database import transaction
 from app.errors import Invalid
 from app.jobs import service
-from app.jobs.models import JobKind, JobStatus
+from app.jobs.models import EventType, JobKind, JobStatus
 from app.jobs.schemas import JobRead, read_job
 from app.jobs.stream import follow
 from app.web.dependencies import AnyAccount, PageAfter, PageLimit, SessionDep
@@ -18,6 +19,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 routers = [router]
 
+# Events are numbered in 32 bits.
+MAX_EVENT = 999_999_999
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Go on after this event's id")
 ]
@@ -40,18 +43,47 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def read(job_id: str, account: AnyAccount, session: SessionDep) -> JobRead:
+def get_job(job_id: str, account: AnyAccount, session: SessionDep) -> JobRead:
     """One job, by the fields all kinds share."""
     return read_job(session, service.get(session, account.id, job_id))
 
 
-@router.get("/{job_id}/events")
-def stream_events(
+class EventStream(StreamingResponse):
+    """Server-Sent Events."""
+
+    media_type = "text/event-stream"
+
+
+# In the document: what each event of a stream is.
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events until the job has ended",
+        "content": {
+            EventStream.media_type: {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "id": {"type": "string", "description": "Its number, from 1"},
+                        "event": {"type": "string", "enum": list(get_args(EventType))},
+                        "data": {"type": "string", "description": "A JSON object"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.get("/{job_id}/events", response_class=EventStream, responses=EVENTS)
+def job_events(
     job_id: str,
     account: AnyAccount,
     last_event_id: LastEventId = None,
-    after: Annotated[int | None, Query(ge=0, description="The same, as a parameter")] = None,
-) -> StreamingResponse:
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_EVENT, description="The same, as a parameter")
+    ] = None,
+) -> EventStream:
     """The job's events, from the first or the one named, until it ends."""
     return event_stream(account.id, job_id, None, last_event_id, after)
 
@@ -62,15 +94,14 @@ def event_stream(
     kind: JobKind | None,
     last_event_id: str | None,
     after: int | None = None,
-) -> StreamingResponse:
+) -> EventStream:
     """Check that the job is the account's, then stream without holding a transaction."""
-    if last_event_id is not None and not last_event_id.isdigit():
+    if last_event_id is not None and not re.fullmatch(r"[0-9]{1,9}", last_event_id):
         raise Invalid(f"Last-Event-ID is {last_event_id!r}; it is the number of an event")
     with transaction() as session:
         service.get(session, account_id, job_id, kind)
     first = int(last_event_id) if last_event_id is not None else (after or 0)
-    return StreamingResponse(
+    return EventStream(
         follow(job_id, first),
-        media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -1,5 +1,7 @@
 """`/v1/images/generations` and `/v1/models`, as OpenAI's clients call them."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -9,13 +11,27 @@ from app.idempotency import service as idempotency
 from app.jobs.wait import wait_until_ended
 from app.openai_images import service
 from app.openai_images.errors import OpenAIRoute
-from app.openai_images.schemas import ImagesRequest, ImagesResponse, ModelList
+from app.openai_images.schemas import (
+    ImagesRequest,
+    ImagesResponse,
+    ModelList,
+    OpenAIErrorBody,
+)
 from app.settings import get_settings
 from app.storage import get_store
 from app.web.dependencies import BriefAccountId, GenerationsAccount, RequestId, SessionDep
 from app.web.once import once_of
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+# Those that the routes themselves answer; what comes from before them is a problem as elsewhere.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": OpenAIErrorBody, "description": "A value is wrong; `param` says which"},
+    401: {"model": OpenAIErrorBody, "description": "No API key, or one that is unknown or revoked"},
+    403: {"model": OpenAIErrorBody, "description": "The key lacks a scope"},
+    404: {"model": OpenAIErrorBody, "description": "No such object in this account"},
+    409: {"model": OpenAIErrorBody, "description": "The state of an object forbids it"},
+    503: {"model": OpenAIErrorBody, "description": "A server is away, or the pictures are late"},
+}
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute, responses=ERRORS)
 routers = [router]
 
 

@@ -37,6 +37,21 @@ class ImagesRequest(BaseModel):
     loras: list[LoraUse] = Field(default_factory=list)
 
 
+class OpenAIError(BaseModel):
+    """What went wrong, as their clients show it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorBody(BaseModel):
+    """The body of every answer of these routes that is not a success."""
+
+    error: OpenAIError
+
+
 class ImageData(BaseModel):
     """One picture: where it is, or what it is."""
 

@@ -4,7 +4,7 @@ The wire, the frozen spec and the trainer share this one definition. It imports 
 pydantic, so that the trainer can run from a shell with no service anywhere.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,8 +42,20 @@ class PriorPreservation(_Strict):
     weight: float = Field(default=1.0, gt=0, le=10)
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """Leave the style preset's values out of the schema.
+
+    What a request leaves out comes from its own preset, while clients that are generated from the
+    schema send every default that it tells.
+    """
+    for told in schema["properties"].values():
+        told.pop("default", None)
+
+
 class TrainingParams(_Strict):
-    """What a customer may set."""
+    """What a customer may set; what is left out is as in the preset."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     # --- the adapter
     variant: Literal["lora", "dora", "loha", "lokr"] = "lora"

@@ -91,7 +91,7 @@ def get_metrics(
     training_id: str,
     account: TrainingsAccount,
     session: SessionDep,
-    after: Annotated[int, Query(ge=-1, description="Only steps after this one")] = -1,
+    after: Annotated[int, Query(ge=-1, le=2**31 - 1, description="Only steps after this one")] = -1,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> MetricsRead:
     """Loss, rate, gradient norm, speed and memory of each step, oldest first."""

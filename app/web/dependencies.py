@@ -22,6 +22,8 @@ from app.web.once import once_of
 
 # How long a request may wait for a transaction of its own.
 PLACE_SECONDS = 10.0
+# An id that could be: a prefix and 32 hex digits.
+ID_PATTERN = r"^[a-z]{2,10}_[0-9a-f]{32}$"
 _bearer = HTTPBearer(auto_error=False, description="An API key, `lw_live_…`")
 
 
@@ -148,4 +150,7 @@ async def request_id(request: Request) -> str:
 
 RequestId = Annotated[str, Depends(request_id)]
 PageLimit = Annotated[int, Query(ge=1, le=100, description="Most items of a page")]
-PageAfter = Annotated[str | None, Query(description="The id to go on after", max_length=60)]
+PageAfter = Annotated[
+    str | None,
+    Query(description="The id to go on after: `next` of the page before", pattern=ID_PATTERN),
+]

@@ -1,20 +1,24 @@
 """Every error as RFC 9457 problem+json: ours, the framework's, and the unforeseen."""
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.errors import (
     DatabaseUnavailable,
     FieldProblem,
+    Invalid,
     LorawrightError,
     status_of,
 )
@@ -22,6 +26,9 @@ from app.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+FORM = "multipart/form-data"
+# What FastAPI says where Python's reader gave up on a body for another reason than its grammar.
+UNREADABLE_JSON = "There was an error parsing the body"
 FRAMEWORK_CODES = {
     400: "invalid_request",
     404: "not_found",
@@ -114,6 +121,15 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        if (taken := _type_not_sent(request, error)) is not None:
+            sent = request.headers.get("content-type")
+            return problem_response(
+                request,
+                status=415,
+                code="unsupported_media_type",
+                title="The body is of another type",
+                detail=f"Content-Type is {sent or 'missing'}; {taken} is taken here",
+            )
         fields = _distinct(_field(item, error.body) for item in error.errors())
         return problem_response(
             request,
@@ -126,6 +142,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def framework(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400 and error.detail == UNREADABLE_JSON:
+            detail = "The body's JSON is nested too deeply, or has a number of too many digits"
+            return from_domain(request, Invalid(detail, [FieldProblem("", detail)]))
         return problem_response(
             request,
             status=error.status_code,
@@ -142,6 +161,12 @@ def add_error_handlers(app: FastAPI) -> None:
         log.error("database away: %s", error)
         return from_domain(request, DatabaseUnavailable("The database cannot be reached now"))
 
+    @app.exception_handler(DataError)
+    def unstorable(request: Request, error: DataError) -> JSONResponse:
+        # The last net: where a value comes from a request, its schema should have refused it.
+        log.error("a value that the database cannot hold", exc_info=error)
+        return from_domain(request, Invalid("A value is beyond what can be stored"))
+
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.error("unforeseen error", exc_info=error)
@@ -152,6 +177,21 @@ def add_error_handlers(app: FastAPI) -> None:
             title="Something went wrong",
             detail="The error is recorded under this request's id",
         )
+
+
+def _type_not_sent(request: Request, error: RequestValidationError) -> str | None:
+    """The type of body that the route takes, where another one came."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or route.body_field is None:
+        return None
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if isinstance(route.body_field.field_info, Form):
+        return None if sent in ("", FORM) else FORM
+    return (
+        None
+        if not error.body or re.fullmatch(r"application/([\w.+-]+\+)?json", sent)
+        else "application/json"
+    )
 
 
 def _field(item: dict[str, Any], body: Any) -> FieldProblem:

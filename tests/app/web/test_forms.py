@@ -235,14 +235,16 @@ def test_a_full_disk_is_a_503(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_the_contract_describes_each_form(client: TestClient) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
+    document = client.get("/openapi.json").json()
     for path, field in (
         ("/v1/datasets/{dataset_id}/images", "files"),
         ("/v1/loras", "file"),
         ("/v1/loras/inspect", "file"),
         ("/v1/inputs", "file"),
     ):
-        schema = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        post = document["paths"][path]["post"]
+        reference = post["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
         assert schema["required"] == [field]
         file = schema["properties"][field]
         assert file.get("items", file)["contentMediaType"] == "application/octet-stream"
