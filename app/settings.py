@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         default=1 * GIB, ge=MIB, description="Largest multipart upload of pictures; more is 413."
     )
     max_upload_files: int = Field(
-        default=1000, ge=1, le=1000, description="Most files in one multipart upload."
+        default=1000, ge=1, le=100_000, description="Most files in one multipart upload."
     )
     max_image_bytes: int = Field(
         default=64 * MIB, ge=1024, description="Largest picture file, in an archive too."

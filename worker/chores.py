@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from app.broker import wake
 from app.database import transaction
+from app.datasets import uploads
 from app.idempotency import service as idempotency
 from app.jobs import lifecycle, lines
 from app.retention import expiry
@@ -69,6 +70,11 @@ def _forget_old_answers() -> None:
         idempotency.prune(session)
 
 
+def _give_up_late_uploads() -> None:
+    with transaction() as session:
+        uploads.expire_uploads(session, get_store())
+
+
 def _remove_doomed_objects() -> None:
     """As many as there is time for until the next sweep."""
     ends_at = time.monotonic() + get_settings().sweep_seconds / 2
@@ -85,5 +91,6 @@ CHORES: tuple[Callable[[], None], ...] = (
     _forget_old_lines,
     _let_go_of_old_states,
     _forget_old_answers,
+    _give_up_late_uploads,
     _remove_doomed_objects,
 )

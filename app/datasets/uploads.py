@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.database import new_id, utc_now
 from app.datasets import service
 from app.datasets.intake.staging import ARCHIVE_SUFFIXES
@@ -56,6 +57,7 @@ def begin(
         NotFound: no such dataset in this account.
         Invalid: the name is no archive's.
         TooLarge: it is over LORAWRIGHT_MAX_ARCHIVE_BYTES.
+        QuotaExceeded: with the archives that are under way it is more than the account may store.
         StorageUnavailable: storage is away; nothing is begun.
     """
     service.get(session, account_id, dataset_id)
@@ -69,6 +71,12 @@ def begin(
             f"The archive has {request.size} bytes; the limit (LORAWRIGHT_MAX_ARCHIVE_BYTES) is "
             f"{settings.max_archive_bytes}"
         )
+    under_way = session.scalar(
+        select(func.coalesce(func.sum(Upload.bytes), 0)).where(
+            Upload.account_id == account_id, Upload.object_gone.is_(False)
+        )
+    )
+    quotas.check(session, account_id, stored_bytes=int(under_way or 0) + request.size)
     upload_id = new_id("up")
     key = f"accounts/{account_id}/uploads/{upload_id}"
     upload = Upload(

@@ -20,7 +20,6 @@ from app.errors import (
     FieldProblem,
     Invalid,
     LorawrightError,
-    TooLarge,
     status_of,
 )
 
@@ -143,9 +142,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def framework(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400 and str(error.detail).startswith("Too many files"):
-            # The form parser's own cap, the highest that LORAWRIGHT_MAX_UPLOAD_FILES can be.
-            return from_domain(request, TooLarge(f"{error.detail}: send an archive instead"))
         if error.status_code == 400 and error.detail == UNREADABLE_JSON:
             detail = "The body's JSON is nested too deeply, or has a number of too many digits"
             return from_domain(request, Invalid(detail, [FieldProblem("", detail)]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.database import transaction
 from app.datasets.intake.staging import Intake, StagedFile
 from app.datasets.intake.verify import take_in
@@ -163,6 +164,8 @@ def _check_usable(context: JobContext, upload: Upload, intake: Intake) -> None:
     with transaction() as session:
         lifecycle.hold(session, context.claim)
         try:
+            size = sum(image.bytes for image in intake.images)
+            quotas.check(session, context.claim.account_id, stored_bytes=size)
             check_usable(session, session.get_one(Dataset, upload.dataset_id), intake)
         except RequestError as error:
             refusal = error

@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image as PillowImage
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
+from app.accounts.models import Account
 from app.database import transaction, utc_now
 from app.datasets.models import Image, Upload
 from app.datasets.uploads import expire_uploads, part_bytes
@@ -21,6 +23,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from tests.app.conftest import MakeDataset
 from tests.pictures import archive, picture
+from worker import chores
 from worker.runner import run_next
 
 MIB = 1024 * 1024
@@ -171,11 +174,8 @@ def refused(client: TestClient, dataset_id: str, data: bytes, **fields: Any) -> 
     assert found["status"] == "refused"
     with transaction() as session:
         assert session.scalars(select(Image)).all() == []
-        # What the sweeper does: the archive of a job that has ended is removed.
-        assert expire_uploads(session, get_store()) == 1
-        assert expire_uploads(session, get_store()) == 0
-    with transaction() as session:
-        sweep_doomed(session, get_store())
+    # The sweeper removes the archive of a job that has ended.
+    chores.sweep()
     assert get_store().list_keys("accounts/") == []
     return found
 
@@ -214,6 +214,36 @@ def test_an_archive_that_would_be_too_much_for_the_dataset_keeps_nothing(
     found = refused(client, dataset_id, archive({f"{n}.png": picture(n) for n in range(3)}))
     assert found["error"]["code"] == "too_large"
     assert found["accepted"] == 0
+
+
+def limit_bytes(limit: int) -> None:
+    with transaction() as session:
+        session.execute(update(Account).values(limits={"stored_bytes": limit}))
+
+
+def test_an_archive_over_what_the_account_may_store_is_not_begun(
+    client: TestClient, dataset_id: str
+) -> None:
+    limit_bytes(1000)
+    path = f"/v1/datasets/{dataset_id}/uploads"
+    request = {"filename": "a.zip", "size": 600}
+    assert client.post(path, json=request).status_code == 201
+    # What is under way counts.
+    answer = client.post(path, json=request)
+    assert (answer.status_code, answer.json()["code"]) == (403, "quota_exceeded")
+
+
+def test_one_that_unpacks_to_more_than_the_account_may_store_keeps_nothing(
+    client: TestClient, dataset_id: str
+) -> None:
+    # Blank pictures, which a zip packs well.
+    buffer = io.BytesIO()
+    PillowImage.new("RGB", (300, 300)).save(buffer, "BMP")
+    data = archive({"a.bmp": buffer.getvalue()})
+    limit_bytes(len(data) + 1000)
+    found = refused(client, dataset_id, data)
+    assert found["error"]["code"] == "quota_exceeded"
+    assert found["files"][0]["status"] == "rejected"
 
 
 def test_an_aborted_upload_is_gone(client: TestClient, dataset_id: str) -> None:
