@@ -9,6 +9,7 @@ from app.catalog import load_catalog
 from app.database import new_id
 from app.errors import Conflict, NotFound
 from app.generations.batching import batch_key, recipe
+from app.generations.forecast import GenerationForecast, forecast
 from app.generations.freeze import Frozen, freeze
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schemas import GenerationCreate
@@ -31,6 +32,11 @@ def submit(
     """
     frozen = freeze(session, store, account_id, request)
     return _queue(session, account_id, frozen, request.metadata, request_id, request.deadline)
+
+
+def try_out(session: Session, account_id: str, request: GenerationCreate) -> GenerationForecast:
+    """What the generation would take, if it were submitted; it raises what `freeze` does."""
+    return forecast(session, account_id, freeze(session, None, account_id, request))
 
 
 def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
