@@ -168,6 +168,7 @@ def _read(session: Session, job: Job) -> GenerationRead:
                 format=image.format,
                 bytes=image.bytes,
                 sha256=image.sha256,
+                request=service.request_of(detail, image),
             )
             for image in service.images(session, job.id)
         ],
