@@ -4,6 +4,7 @@ LorawrightError
 ├── RequestError                  the request cannot be done as it stands
 │   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
 │   ├── ScopeMissing              the key may not do this
+│   ├── QuotaExceeded             the account has used up what it may have
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
 │   │   ├── UploadIncomplete      parts of an upload have not arrived
@@ -73,6 +74,11 @@ class Unauthenticated(RequestError):
 class ScopeMissing(RequestError):
     code = "scope_missing"
     title = "The API key lacks a scope"
+
+
+class QuotaExceeded(RequestError):
+    code = "quota_exceeded"
+    title = "A quota is used up"
 
 
 class NotFound(RequestError):
@@ -248,6 +254,7 @@ class LeaseLost(JobError):
 STATUS_OF: dict[type[LorawrightError], int] = {
     Unauthenticated: 401,
     ScopeMissing: 403,
+    QuotaExceeded: 403,
     NotFound: 404,
     Conflict: 409,
     PreconditionFailed: 412,

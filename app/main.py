@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.accounts import usage_routes as usage
 from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
@@ -68,6 +69,7 @@ def create_app() -> FastAPI:
     app.add_middleware(RateLimit, settings=settings)
     app.add_middleware(RequestContext)
     for module in (
+        usage,
         datasets,
         dataset_uploads,
         trainings,

@@ -132,6 +132,26 @@ class Settings(BaseSettings):
     )
     max_caption_chars: int = Field(default=2000, ge=1, description="Longest caption.")
 
+    # --- quotas, each of which an account may have another of ------------------------------
+    max_datasets_per_account: int = Field(default=1000, ge=0, description="Most datasets.")
+    max_loras_per_account: int = Field(
+        default=10_000, ge=0, description="Most LoRAs; a training publishes its own all the same."
+    )
+    max_stored_bytes_per_account: int = Field(
+        default=1024 * GIB, ge=0, description="Most bytes stored; more uploads are refused."
+    )
+    max_queued_per_account: int = Field(
+        default=1000,
+        ge=1,
+        description="Most jobs that wait at the same time, uploads' own work not counted.",
+    )
+    max_gpu_seconds_per_month: float | None = Field(
+        default=None,
+        ge=0,
+        description="Most GPU seconds in a calendar month, UTC: no job is taken after that; unset "
+        "sets no limit.",
+    )
+
     # --- requests --------------------------------------------------------------------------
     max_loras_per_generation: int = Field(
         default=5, ge=1, le=5, description="Most LoRAs applied together."

@@ -85,6 +85,8 @@ class _Group:
     def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
         self._settled: set[str] = set()
+        # Those of them whose end is written down.
+        self._recorded: set[str] = set()
         # Jobs are settled by the handler's thread, and by a lease that waits for it in vain.
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -115,7 +117,7 @@ class _Group:
         """
         log.warning("%s is left behind: %s", context.claim.job_id, context.lease.stop_reason)
         self._settle(context, Stopped())
-        if context.lease.stop_reason == "draining" and len(self._settled) == len(self._claims):
+        if context.lease.stop_reason == "draining" and len(self._recorded) == len(self._claims):
             os._exit(os.EX_TEMPFAIL)
 
     def _settle(self, context: JobContext, outcome: Publish | Exception) -> None:
@@ -139,6 +141,7 @@ class _Group:
                 _record_stop(claim, lease, self._gpu_seconds(claim))
             except Exception as error:  # of this job, whatever it is; the others go on
                 _record_failure(claim, lease, error, self._gpu_seconds(claim))
+        self._recorded.add(claim.job_id)
 
     def _publish(self, claim: Claim, publish: Publish) -> None:
         def write(session: Session) -> None:

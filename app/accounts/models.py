@@ -1,11 +1,11 @@
 """Accounts, and the API keys that act for them."""
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.database import Base, CreatedAt
+from app.database import Base, CreatedAt, JsonObject
 
 
 class Account(CreatedAt, Base):
@@ -15,6 +15,25 @@ class Account(CreatedAt, Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    # Quotas that differ from the settings', by name; null is without limit. See `quotas.py`.
+    limits: Mapped[JsonObject] = mapped_column(default=dict, server_default="{}")
+
+
+class UsageDay(Base):
+    """What an account's jobs of one kind took on one day, UTC; it outlives the jobs."""
+
+    __tablename__ = "usage_days"
+
+    account_id: Mapped[str] = mapped_column(
+        ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True
+    )
+    day: Mapped[date] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    # Those that ended, however they did.
+    jobs: Mapped[int] = mapped_column(Integer)
+    gpu_seconds: Mapped[float]
+    # Pictures of those that succeeded.
+    images: Mapped[int] = mapped_column(Integer)
 
 
 class ApiKey(CreatedAt, Base):

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.cli.client import Client, Json
 from app.cli.errors import CommandError
+from app.cli.parts import LARGE_BYTES, upload_in_parts
 from app.cli.progress import JobProgress
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif"})
@@ -74,10 +75,17 @@ def upload_dataset(
     if caption_template is not None:
         request["caption_template"] = caption_template
     dataset = client.post("/datasets", request)
-    answer = client.upload(f"/datasets/{dataset['id']}/images", [archive])
-    if answer["ingest"] is not None:
-        caller.wait(title, f"/jobs/{answer['ingest']}")
-    rejected = [item for item in answer["data"] if item["status"] == "rejected"]
+    path = f"/datasets/{dataset['id']}"
+    if archive.stat().st_size > LARGE_BYTES:
+        upload = upload_in_parts(client, dataset["id"], archive, caller.progress.say)
+        caller.wait(title, f"/jobs/{upload['ingest']}")
+        files = client.get(f"{path}/uploads/{upload['id']}")["files"]
+    else:
+        answer = client.upload(f"{path}/images", [archive])
+        if answer["ingest"] is not None:
+            caller.wait(title, f"/jobs/{answer['ingest']}")
+        files = answer["data"]
+    rejected = [item for item in files if item["status"] == "rejected"]
     return client.get(f"/datasets/{dataset['id']}"), rejected
 
 

@@ -63,6 +63,7 @@ def submit(
         deadline_at=request.deadline,
         request_id=request_id,
         base_model=whole.base_model.id,
+        batch_size=len(cells),
     )
     comparison = Comparison(
         id=job_id,

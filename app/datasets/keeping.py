@@ -7,13 +7,16 @@ stored before the transaction that writes the rows, and never twice: a picture l
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import PurePosixPath
+from threading import BoundedSemaphore
 from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.database import JsonObject, new_id, transaction
 from app.datasets import service
 from app.datasets.intake.staging import CAPTION_SUFFIX, Intake, Outcome, VerifiedImage
@@ -68,9 +71,10 @@ def keep_intake(store: ObjectStore, account_id: str, dataset_id: str, intake: In
         StorageUnavailable: the bytes could not be stored; no row is written.
     """
     with transaction() as session:
+        quotas.check(session, account_id, stored_bytes=sum(image.bytes for image in intake.images))
         check_usable(session, service.get(session, account_id, dataset_id), intake)
     store_images(store, account_id, intake.images)
-    with transaction() as session:
+    with _keepers(), transaction() as session:
         dataset = service.get(session, account_id, dataset_id)
         retention.hold(session, account_id)
         # One that was there before may have been removed meanwhile; from now on none is.
@@ -79,6 +83,15 @@ def keep_intake(store: ObjectStore, account_id: str, dataset_id: str, intake: In
         if len(added.duplicates) < len(intake.images):
             added = replace(added, ingest_id=queue_ingest(session, dataset))
         return added
+
+
+@cache
+def _keepers() -> BoundedSemaphore:
+    """Uploads that end together wait for each other, not for a connection until it is too late.
+
+    Most connections are for requests that are quick.
+    """
+    return BoundedSemaphore(max(1, get_settings().database_pool_size // 10))
 
 
 def store_images(

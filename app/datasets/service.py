@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.catalog import load_catalog
 from app.database import new_id
 from app.datasets.captions import check_template
@@ -36,7 +37,9 @@ def create(session: Session, account_id: str, request: DatasetCreate) -> Dataset
 
     Raises:
         Invalid: the caption template names an unknown field.
+        QuotaExceeded: the account has as many datasets as it may have.
     """
+    quotas.take(session, account_id, datasets=1)
     dataset = Dataset(
         id=new_id("ds"),
         account_id=account_id,

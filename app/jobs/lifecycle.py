@@ -11,6 +11,7 @@ from sqlalchemy import Float, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
+from app.accounts import usage
 from app.broker import WORK_QUEUES, wake_after_commit
 from app.database import JsonObject
 from app.errors import LeaseLost
@@ -18,6 +19,8 @@ from app.jobs import events, lines
 from app.jobs.models import EventType, Job, JobKind, JobStatus
 from app.settings import get_settings
 
+# Kinds whose batch size is a number of pictures.
+DRAWING: frozenset[JobKind] = frozenset({"generation", "comparison"})
 GPU_QUEUES = frozenset({"caption", "train", "generate"})
 
 
@@ -150,6 +153,8 @@ def finish(
     if error is not None:
         payload["error"] = error
     events.append(session, claim.job_id, "status", payload)
+    images = claim.batch_size if status == "succeeded" and claim.kind in DRAWING else 0
+    _meter(session, claim, gpu_seconds, jobs=1, images=images)
 
 
 def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> None:
@@ -174,6 +179,7 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
             "gpu_seconds": Job.gpu_seconds + gpu_seconds,
         },
     )
+    _meter(session, claim, gpu_seconds)
     _queue_again(session, claim.job_id, {"reason": reason})
     wake_after_commit(session, claim.queue)
 
@@ -208,6 +214,7 @@ def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: Js
             "gpu_seconds": Job.gpu_seconds + gpu_seconds,
         },
     )
+    _meter(session, claim, gpu_seconds)
     _queue_again(session, claim.job_id, {"reason": "retry", "error": error})
 
 
@@ -299,6 +306,14 @@ def waiting_queues(session: Session) -> list[str]:
 def counts_as_gpu(queue: str) -> bool:
     """Whether running time on this queue is paid as GPU time."""
     return queue in GPU_QUEUES
+
+
+def _meter(
+    session: Session, claim: Claim, gpu_seconds: float, *, jobs: int = 0, images: int = 0
+) -> None:
+    usage.meter(
+        session, claim.account_id, claim.kind, gpu_seconds=gpu_seconds, jobs=jobs, images=images
+    )
 
 
 def _queue_again(session: Session, job_id: str, told: JsonObject) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    case,
     delete,
     func,
     select,
@@ -22,10 +23,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts.models import Account
 from app.jobs.models import Job, JobLine
 from app.settings import get_settings
 
 PAGE = 100
+NO_LIMIT = 1_000_000
 # A line that has been empty for so long says nothing about whose turn it is.
 FORGOTTEN_AFTER = "1 day"
 
@@ -132,15 +135,18 @@ def forget_old_lines(session: Session) -> None:
 
 
 def _page(session: Session, queue: str, offset: int) -> list[Line]:
-    limit = get_settings().max_running_per_account
-    told = {"queue_is": queue, "most_running": limit, "skipped": offset}
+    told = {
+        "queue_is": queue,
+        "most_running": get_settings().max_running_per_account,
+        "skipped": offset,
+    }
     return [
-        Line(queue, row.account_id, row.priority, row.running, limit)
+        Line(queue, row.account_id, row.priority, row.running, row.most)
         for row in session.execute(_FAIREST, told)
     ]
 
 
-def _fairest() -> Select[str, int, int]:
+def _fairest() -> Select[str, int, int, int]:
     busy = (
         select(Job.account_id, func.count().label("running"))
         .where(Job.status == "running")
@@ -148,13 +154,21 @@ def _fairest() -> Select[str, int, int]:
         .subquery()
     )
     running = func.coalesce(busy.c.running, 0)
+    # An account's own limit; null is without limit.
+    own = Account.limits["running_jobs"]
+    most = case(
+        (own.is_(None), bindparam("most_running", type_=Integer)),
+        (func.jsonb_typeof(own) == "null", NO_LIMIT),
+        else_=own.as_integer(),
+    )
     return (
-        select(JobLine.account_id, JobLine.priority, running.label("running"))
+        select(JobLine.account_id, JobLine.priority, running.label("running"), most.label("most"))
+        .join(Account, Account.id == JobLine.account_id)
         .outerjoin(busy, busy.c.account_id == JobLine.account_id)
         .where(
             JobLine.queue == bindparam("queue_is"),
             JobLine.waiting,
-            running < bindparam("most_running", type_=Integer),
+            running < most,
         )
         .order_by(
             JobLine.priority.desc(),

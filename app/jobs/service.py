@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.broker import Queue, announce_after_commit, wake_after_commit
 from app.database import JsonObject
 from app.errors import NotFound
@@ -38,7 +39,13 @@ def submit(
         recipe: of the LoRAs it needs; workers that have them merged prefer it.
         priority: higher goes first, whoever waits.
         deadline_at: when the job fails unless it has ended.
+
+    Raises:
+        QuotaExceeded: too many wait already, or the month's GPU seconds are used up.
     """
+    # What an upload brought must be worked through, whatever else waits.
+    if queue != "ingest":
+        quotas.take(session, account_id, queued_jobs=1, gpu_seconds_per_month=0)
     job = Job(
         id=job_id,
         kind=kind,

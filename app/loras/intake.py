@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.accounts import quotas
 from app.catalog import BaseModelEntry, load_catalog
 from app.database import new_id
 from app.errors import (
@@ -80,6 +81,7 @@ def keep(
     if existing is not None:
         return existing, False
     base_model = _base_model(request.base_model, report.architecture)
+    quotas.check(session, account_id, loras=1, stored_bytes=report.nbytes)
     key = f"accounts/{account_id}/loras/{report.hashes.sha256}.safetensors"
     hold(session, account_id)
     store.put_file(key, path, CONTENT_TYPE)

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from fastapi import Request
@@ -22,6 +23,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from app.disk import write_all
 from app.errors import (
     FieldProblem,
     FormUnreadable,
@@ -95,6 +97,7 @@ async def receive_form(request: Request, folder: Path, rules: FormRules) -> Form
         FormUnreadable: it cannot be taken apart, or the connection broke before its end.
         TooLarge: too many files, or a file or text over its limit.
         Invalid: a part that has no place in this form, or no file at all.
+        ServiceUnavailable: there is no room for its files.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
@@ -161,7 +164,8 @@ class _Reader:
         self._disposition = b""
         self._name = ""
         self._filename: str | None = None
-        self._sink: BinaryIO | None = None
+        self._sink: FileIO | None = None
+        self._path = folder
         self._size = 0
         self._limit = (0, "")
         self._text = bytearray()
@@ -252,7 +256,8 @@ class _Reader:
             )
         self._filename = _last_part(_decoded(told or b"")) or f"file-{number}"
         self._limit = self._rules.max_file_bytes(self._filename)
-        self._sink = (self._folder / f"upload-{number:06d}").open("wb")
+        self._path = self._folder / f"upload-{number:06d}"
+        self._sink = FileIO(self._path, "w")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._filename is None:
@@ -268,7 +273,7 @@ class _Reader:
                 f"{self._filename} has {self._size} bytes or more; the limit ({setting}) is {limit}"
             )
         assert self._sink is not None, "a file part is open"
-        self._sink.write(data[start : min(end, start + room)])
+        write_all(self._sink, data[start : min(end, start + room)])
 
     def _end(self) -> None:
         if self._filename is None:
@@ -276,7 +281,7 @@ class _Reader:
             return
         assert self._sink is not None, "a file part is open"
         self._sink.close()
-        self._form.files.append(FormFile(self._filename, Path(self._sink.name), self._size))
+        self._form.files.append(FormFile(self._filename, self._path, self._size))
         self._sink = None
 
     def _end_form(self) -> None:

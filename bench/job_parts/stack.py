@@ -32,6 +32,7 @@ def servers() -> Iterator[EmbeddedServers]:
             # What is measured is the work, not a limit on it.
             "LORAWRIGHT_MAX_RUNNING_PER_ACCOUNT": "100000",
             "LORAWRIGHT_REQUESTS_PER_MINUTE": "0",
+            "LORAWRIGHT_MAX_QUEUED_PER_ACCOUNT": "1000000",
         }
         for cached in (
             settings.get_settings,

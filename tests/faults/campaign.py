@@ -5,24 +5,38 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import func, select
 
 from app.database import transaction
-from app.jobs.models import TERMINAL, Job
+from app.jobs.models import TERMINAL, Job, JobKind
 from tests.faults import invariants
-from tests.faults.harness.killer import Killer
+from tests.faults.harness.killer import WANTS, Killer, running_jobs
 from tests.faults.harness.outages import CLAIM_SECONDS, Outages
 from tests.faults.harness.proxy import Mode
 from tests.faults.harness.work import Work
 
 S3_MODES: tuple[Mode, ...] = ("refuse", "unavailable", "slow", "cut")
-# So many jobs wait at a time, so that faults always meet some.
-WAITING_TRAININGS = 1
-WAITING_GENERATIONS = 5
+# So many jobs are under way or wait at a time, so that faults always meet some of each kind.
+OPEN_TRAININGS = 2
+OPEN_GENERATIONS = 6
 # A fault that meets nothing so often in a row is given up.
 TRIES = 12
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something to do to the stack; False where it met nothing.
+
+    Attributes:
+        wants: the kind of job that it needs in the middle of its work, if any.
+    """
+
+    name: str
+    do: Callable[[], bool]
+    wants: JobKind | None = None
 
 
 @dataclass(frozen=True)
@@ -89,21 +103,31 @@ class _Campaign:
     def disturb(self) -> None:
         """All faults of the plan, in a random order, while there is always work."""
         faults = self._faults()
-        planned, left_tries = len(faults), Counter({name: TRIES for name, _ in faults})
+        planned, tries = len(faults), Counter({fault.name: TRIES for fault in faults})
         while faults:
-            name, fault = faults.pop()
             self._stack.tend()
             self._keep_waiting(1 - len(faults) / planned)
-            if fault():
-                self._say(name)
-                left_tries[name] = TRIES
-            elif left_tries[name] > 0:
+            fault = self._one_for_now(faults)
+            faults.remove(fault)
+            if fault.do():
+                self._say(fault.name)
+                tries[fault.name] = TRIES
+            elif tries[fault.name] > 0:
                 # Its moment did not come; others go first.
-                left_tries[name] -= 1
-                faults.insert(self._random.randrange(len(faults) + 1), (name, fault))
+                tries[fault.name] -= 1
+                faults.insert(self._random.randrange(len(faults) + 1), fault)
             else:
-                self._missed.append(name)
+                self._missed.append(fault.name)
             time.sleep(self._random.uniform(0, self._plan.pause_seconds))
+
+    def _one_for_now(self, faults: list[Fault]) -> Fault:
+        """The next fault for which there is a job in the middle of its work."""
+        working = {
+            "training" if job.job_id.startswith("trn_") else "generation"
+            for job in running_jobs()
+            if job.stage == "train" or job.job_id.startswith("gen_")
+        }
+        return next((fault for fault in faults if fault.wants in {None, *working}), faults[0])
 
     def settle(self) -> None:
         """Submit what is left of the plan, and wait for all to end in peace."""
@@ -175,33 +199,37 @@ class _Campaign:
         }
         return Findings(figures, dict(sorted(self._killer.hits.items())), violations)
 
-    def _faults(self) -> list[tuple[str, Callable[[], bool]]]:
+    def _faults(self) -> list[Fault]:
         outages = self._outages
-        faults: list[tuple[str, Callable[[], bool]]] = []
+        faults: list[Fault] = []
         for point, count in self._plan.kills.items():
-            faults += [(f"killed: {point}", lambda point=point: self._killer.kill(point))] * count
-        faults += [("redis emptied", outages.empty_redis)] * self._plan.redis
-        faults += [("postgres restarted", outages.restart_postgres)] * self._plan.postgres
+            kill = Fault(f"killed: {point}", partial(self._killer.kill, point), WANTS.get(point))
+            faults += [kill] * count
+        faults += [Fault("redis emptied", outages.empty_redis)] * self._plan.redis
+        faults += [Fault("postgres restarted", outages.restart_postgres)] * self._plan.postgres
         for number in range(self._plan.s3):
             mode = S3_MODES[number % len(S3_MODES)]
-            faults.append((f"s3: {mode}", lambda mode=mode: outages.disturb_s3(mode)))
-        faults += [("worker frozen", outages.freeze_worker)] * self._plan.freezes
+            faults.append(Fault(f"s3: {mode}", partial(outages.disturb_s3, mode)))
+        freeze = Fault("worker frozen", outages.freeze_worker, "training")
+        faults += [freeze] * self._plan.freezes
         self._random.shuffle(faults)
         return faults
 
     def _keep_waiting(self, done: float) -> None:
-        """As many queued jobs of each kind as there should be, and their share of the plan.
+        """As many unfinished jobs of each kind as there should be, and their share of the plan.
 
         Args:
             done: how much of the plan's faults there were, 0..1.
         """
         with transaction() as session:
-            queued = Counter(session.scalars(select(Job.kind).where(Job.status == "queued")))
+            unfinished = Counter(
+                session.scalars(select(Job.kind).where(Job.status.not_in(TERMINAL)))
+            )
         trainings = round(self._plan.trainings * done) - self._trainings
-        for _ in range(max(trainings, WAITING_TRAININGS - queued["training"])):
+        for _ in range(max(trainings, OPEN_TRAININGS - unfinished["training"])):
             self._submit_training()
         generations = round(self._plan.generations * done) - self._generations
-        for _ in range(max(generations, WAITING_GENERATIONS - queued["generation"])):
+        for _ in range(max(generations, OPEN_GENERATIONS - unfinished["generation"])):
             self._submit_generation()
 
     def _submit_training(self) -> None:

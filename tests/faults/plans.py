@@ -7,18 +7,18 @@ from tests.faults.campaign import Plan
 # Out of a hundred kills. A worker killed whole takes seconds to load its libraries again; a pool's
 # child is forked anew at once.
 SHARES = {
-    "claim": 8,
-    "trainer mid-step": 8,
-    "child mid-step of a training": 8,
+    "claim": 14,
+    "trainer mid-step": 6,
+    "child mid-step of a training": 6,
     "child mid-step of a generation": 8,
-    "mid-checkpoint": 8,
-    "mid-upload of a state": 7,
-    "mid-upload of a checkpoint": 7,
-    "mid-upload of a picture": 7,
-    "state stored, no row": 7,
-    "checkpoint stored, no row": 7,
-    "picture stored, no row": 7,
-    "any moment, child": 8,
+    "mid-checkpoint": 6,
+    "mid-upload of a state": 6,
+    "mid-upload of a checkpoint": 5,
+    "mid-upload of a picture": 8,
+    "state stored, no row": 6,
+    "checkpoint stored, no row": 5,
+    "picture stored, no row": 8,
+    "any moment, child": 12,
     "any moment, trainer": 4,
     "any moment, worker": 6,
 }
@@ -37,7 +37,7 @@ def long_plan(options: argparse.Namespace) -> Plan:
         s3=options.s3,
         freezes=options.freezes,
         seed=options.seed,
-        pause_seconds=1.0,
+        pause_seconds=0.4,
         settle_seconds=1200.0,
     )
 
@@ -63,5 +63,5 @@ def short_plan() -> Plan:
         freezes=1,
         seed=1,
         pause_seconds=0.3,
-        settle_seconds=90.0,
+        settle_seconds=300.0,
     )

@@ -1,6 +1,8 @@
 """What a job's heartbeat hears, and what becomes of a handler that does not leave."""
 
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from app.database import transaction
 from app.jobs import claiming
 from app.jobs.lifecycle import Claim
 from app.jobs.models import Job, JobEvent
+from app.settings import get_settings
+from worker import drain, runner
 from worker import lease as lease_module
-from worker import runner
 from worker.handlers.context import JobContext
 from worker.lease import Lease
 
@@ -73,6 +76,43 @@ def test_a_canceled_job_ends_though_its_handler_is_held_up(client, job, monkeypa
         told = session.query(JobEvent).filter_by(job_id=claim_id(job), type="status")
         statuses = [event.payload["status"] for event in told.order_by(JobEvent.seq)]
     assert statuses == ["queued", "running", "canceled"]
+
+
+@pytest.fixture
+def draining() -> Iterator[None]:
+    """The worker is told to stop, for a block."""
+    drain.start_draining()
+    yield
+    drain._draining.clear()
+
+
+@pytest.mark.usefixtures("draining")
+def test_a_stopping_worker_gives_back_a_job_whose_handler_is_held_up(client, job, monkeypatch):
+    began, release = threading.Event(), threading.Event()
+    left: list[tuple[int, str]] = []
+
+    def held_up(_contexts: list[JobContext]):
+        began.set()
+        assert release.wait(LONG_SECONDS)
+        yield from ()
+
+    def leave(code: int) -> None:
+        left.append((code, client.get(job).json()["status"]))
+        release.set()
+
+    monkeypatch.setattr(runner, "GROUP_HANDLERS", {"generation": held_up})
+    monkeypatch.setattr(runner.os, "_exit", leave)
+    soon = get_settings().model_copy(update={"graceful_stop_seconds": 0.1})
+    monkeypatch.setattr(lease_module, "get_settings", lambda: soon)
+    monkeypatch.setattr(lease_module, "STOP_MARGIN_SECONDS", 0.0)
+    worker = threading.Thread(target=runner.run_next, args=("generate",))
+    worker.start()
+    assert began.wait(LONG_SECONDS)
+    assert release.wait(LONG_SECONDS), "the process leaves without its handler"
+    worker.join(LONG_SECONDS)
+    assert left == [(os.EX_TEMPFAIL, "queued")], "after the job was given back"
+    with transaction() as session:
+        assert session.get_one(Job, claim_id(job)).failures == 0
 
 
 def test_a_training_may_save_its_state_before_it_is_left_behind():

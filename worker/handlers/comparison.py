@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.comparisons.models import Comparison
-from app.database import JsonObject, transaction
+from app.database import JsonObject
 from app.errors import LeaseLost
 from app.generations.batching import recipe
 from app.sheet import SheetRow, draw_sheet
@@ -33,6 +33,7 @@ from worker.ml.inference.errors import InferenceError
 from worker.ml.inference.errors import Stopped as DrawingStopped
 from worker.ml.inference.generate import GeneratedImage, Watch, generate_many
 from worker.ml.inference.spec import GenerationSpec
+from worker.patience import patiently
 from worker.workspace import attempt_key
 
 # The sheet's longer side stays under this many pixels, whatever its pictures have.
@@ -43,10 +44,10 @@ ENLARGE_UNDER_PX = 160
 
 def run(context: JobContext) -> Publish:
     """Draw the grid, store each picture under this attempt, publish all together."""
-    with transaction() as session:
-        detail = session.get_one(Comparison, context.claim.job_id)
-        cells, axes = list(detail.cells), list(detail.axes)
-        base_model = base_model_spec(base_model_entry(detail.base_model))
+    detail = patiently(lambda session: session.get_one(Comparison, context.claim.job_id))
+    cells, axes = list(detail.cells), list(detail.axes)
+    # Outside the transaction: its files may first have to come to this machine.
+    base_model = base_model_spec(base_model_entry(detail.base_model))
     context.progress(0.0, stage="load")
     inputs = {
         name: str(fetch_input(context.folder / name, cells[0]["request"][name]))

@@ -13,10 +13,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from app.datasets.intake.staging import StagedFile
+from app.disk import write_all
 from app.errors import ArchiveUnsafe, FieldProblem
 from app.settings import Settings
 
@@ -221,14 +223,14 @@ class _Budget:
 
     def copy(self, name: str, source: IO[bytes], target: Path, packed_bytes: int) -> int:
         written = 0
-        with target.open("wb") as sink:
+        with FileIO(target, "w") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 written += len(chunk)
                 self._seen += len(chunk)
                 self._check_bytes(name, written)
                 self._check_total(self._seen)
                 self._check_ratio(name, written, packed_bytes)
-                sink.write(chunk)
+                write_all(sink, chunk)
         return written
 
     def _check_bytes(self, name: str, size: int) -> None:

@@ -252,12 +252,6 @@ def test_an_empty_dataset_has_a_report_too(client: TestClient, make_dataset: Mak
     assert [finding["code"] for finding in told["findings"]] == ["too_few_images"]
 
 
-def test_the_report_of_another_account_is_a_404(
-    other_client: TestClient, make_dataset: MakeDataset
-) -> None:
-    assert other_client.get(f"/v1/datasets/{make_dataset()}/report").status_code == 404
-
-
 def test_an_unknown_base_model_is_named(client: TestClient, make_dataset: MakeDataset) -> None:
     answer = client.get(f"/v1/datasets/{make_dataset()}/report?base_model=none")
     assert answer.status_code == 422

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from app.errors import ServiceUnavailable
 from app.settings import get_settings
+from app.web.forms import FormRules, receive_form
 from tests.app.conftest import MakeDataset
 from tests.pictures import picture
 
 BOUNDARY = "a-boundary"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
+END = f"--{BOUNDARY}--\r\n".encode()
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +44,6 @@ def part(
 
 def send(client: TestClient, path: str, body: bytes, content_type: str = MULTIPART) -> Any:
     return client.post(path, content=body, headers={"Content-Type": content_type})
-
-
-END = f"--{BOUNDARY}--\r\n".encode()
 
 
 async def call(
@@ -84,23 +85,21 @@ def chunk(body: bytes, more: bool = True) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-@pytest.mark.parametrize(
-    ("path", "key", "status"),
-    [
-        ("/v1/datasets/ds_none/images", "lw_live_wrong", 401),
-        ("/v1/datasets/ds_none/images", None, 404),
-        ("/v1/loras", "lw_live_wrong", 401),
-        ("/v1/loras/inspect", "lw_live_wrong", 401),
-        ("/v1/inputs", "lw_live_wrong", 401),
-    ],
-)
 def test_nothing_of_the_body_is_read_before_the_key_and_the_dataset_are_checked(
-    client: TestClient, path: str, key: str | None, status: int
+    client: TestClient, subtests: pytest.Subtests
 ) -> None:
-    told = str(client.headers["Authorization"]) if key is None else f"Bearer {key}"
-    headers = {"Authorization": told, "Content-Type": MULTIPART}
-    found = asyncio.run(call(client.app, path, headers, [chunk(part(picture()))]))
-    assert found == (status, 0)
+    good = str(client.headers["Authorization"])
+    for path, key, status in (
+        ("/v1/datasets/ds_none/images", "Bearer lw_live_wrong", 401),
+        ("/v1/datasets/ds_none/images", good, 404),
+        ("/v1/loras", "Bearer lw_live_wrong", 401),
+        ("/v1/loras/inspect", "Bearer lw_live_wrong", 401),
+        ("/v1/inputs", "Bearer lw_live_wrong", 401),
+    ):
+        with subtests.test(path):
+            headers = {"Authorization": key, "Content-Type": MULTIPART}
+            found = asyncio.run(call(client.app, path, headers, [chunk(part(picture()))]))
+            assert found == (status, 0)
 
 
 def test_a_broken_connection_leaves_nothing(client: TestClient, dataset_id: str) -> None:
@@ -130,27 +129,33 @@ def test_no_connection_is_held_while_the_body_arrives(client: TestClient, datase
     assert set(busy) == {0}
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code", "fact"),
-    [
-        (b"", 400, "form_unreadable", "boundary"),
-        (b"not a form", 400, "form_unreadable", "cannot be read"),
-        (part(picture()), 400, "form_unreadable", "ends in the middle"),
-        (part(picture(), header="X-Long: " + "x" * 5000 + "\r\n"), 400, "form_unreadable", "4096"),
-        (part(picture(), header="X-A: b\r\n" * 20), 400, "form_unreadable", "8 headers"),
-        (part(b"x", name="pictures") + END, 422, "invalid_request", "'pictures'"),
-        (part(b"x", filename=None) + END, 422, "invalid_request", "filename"),
-        (END, 422, "invalid_request", "no file"),
-    ],
-)
+NO_FORMS: dict[str, tuple[bytes, int, str, str]] = {
+    "nothing": (b"", 400, "form_unreadable", "boundary"),
+    "a text": (b"not a form", 400, "form_unreadable", "cannot be read"),
+    "no end": (part(picture()), 400, "form_unreadable", "ends in the middle"),
+    "a long header": (
+        *(part(picture(), header="X-Long: " + "x" * 5000 + "\r\n"), 400),
+        *("form_unreadable", "4096"),
+    ),
+    "many headers": (
+        *(part(picture(), header="X-A: b\r\n" * 20), 400, "form_unreadable", "8 headers"),
+    ),
+    "another field": (part(b"x", name="pictures") + END, 422, "invalid_request", "'pictures'"),
+    "a text as file": (part(b"x", filename=None) + END, 422, "invalid_request", "filename"),
+    "no part": (END, 422, "invalid_request", "no file"),
+}
+
+
 def test_a_form_that_is_none_is_refused_with_its_reason(
-    client: TestClient, dataset_id: str, body: bytes, status: int, code: str, fact: str
+    client: TestClient, dataset_id: str, subtests: pytest.Subtests
 ) -> None:
-    answer = send(client, f"/v1/datasets/{dataset_id}/images", body)
-    assert answer.status_code == status, answer.text
-    problem = answer.json()
-    assert problem["code"] == code
-    assert fact in problem["detail"]
+    for case, (body, status, code, fact) in NO_FORMS.items():
+        with subtests.test(case):
+            answer = send(client, f"/v1/datasets/{dataset_id}/images", body)
+            assert answer.status_code == status, answer.text
+            problem = answer.json()
+            assert problem["code"] == code
+            assert fact in problem["detail"]
 
 
 def test_another_kind_of_body_is_a_415(client: TestClient, dataset_id: str) -> None:
@@ -215,20 +220,31 @@ def test_a_form_arrives_whole_however_it_is_cut(client: TestClient, dataset_id: 
     assert client.get(f"/v1/datasets/{dataset_id}").json()["image_count"] == 3
 
 
-@pytest.mark.parametrize(
-    ("path", "field"),
-    [
+def test_a_full_disk_is_a_503(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "upload-000000").symlink_to("/dev/full")
+    messages = [chunk(part(picture()) + END, more=False)]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop()
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", MULTIPART.encode())]}
+    rules = FormRules("files", (1, ""), lambda _: (10**6, ""))
+    with pytest.raises(ServiceUnavailable, match="No space left"):
+        asyncio.run(receive_form(Request(scope, receive), folder, rules))
+
+
+def test_the_contract_describes_each_form(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for path, field in (
         ("/v1/datasets/{dataset_id}/images", "files"),
         ("/v1/loras", "file"),
         ("/v1/loras/inspect", "file"),
         ("/v1/inputs", "file"),
-    ],
-)
-def test_the_contract_describes_each_form(client: TestClient, path: str, field: str) -> None:
-    document = client.get("/openapi.json").json()
-    post = document["paths"][path]["post"]
-    reference = post["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
-    schema = document["components"]["schemas"][reference.rpartition("/")[2]]
-    assert schema["required"] == [field]
-    file = schema["properties"][field]
-    assert file.get("items", file)["contentMediaType"] == "application/octet-stream"
+    ):
+        post = document["paths"][path]["post"]
+        reference = post["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+        assert schema["required"] == [field]
+        file = schema["properties"][field]
+        assert file.get("items", file)["contentMediaType"] == "application/octet-stream"

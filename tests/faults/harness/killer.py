@@ -18,13 +18,26 @@ import psutil
 from sqlalchemy import select, text
 
 from app.database import get_engine, transaction
-from app.jobs.models import Job
+from app.jobs.models import Job, JobKind
 from tests.faults.harness.proxy import Moment, Trap
 from tests.faults.harness.stack import Stack, trainer_under
 
 # How long a point is waited for before another is tried.
 PATIENCE_SECONDS = 4.0
 GLANCE_SECONDS = 0.01
+# Points that only a job of this kind comes to.
+WANTS: Mapping[str, JobKind] = {
+    "trainer mid-step": "training",
+    "child mid-step of a training": "training",
+    "child mid-step of a generation": "generation",
+    "mid-checkpoint": "training",
+    "mid-upload of a state": "training",
+    "mid-upload of a checkpoint": "training",
+    "mid-upload of a picture": "generation",
+    "state stored, no row": "training",
+    "checkpoint stored, no row": "training",
+    "picture stored, no row": "generation",
+}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tests.faults.harness.work import Work
 # What the design promises: queued work is claimed again so soon after Redis came back empty.
 CLAIM_SECONDS = 60.0
 OUTAGE_SECONDS = 8.0
+QUIET_SECONDS = 30.0
 
 
 @dataclass
@@ -47,6 +48,10 @@ class Outages:
         """
         redis = self.stack.servers.redis
         assert redis is not None
+        # A training that waits would be waited for until another has ended; that says nothing of
+        # bells. Of generations there are many.
+        if not self._until_no_training_waits():
+            return False
         redis.kill()
         # Taken all the same; no bell rings for it.
         self.work.submit_generation(self.redis)
@@ -73,6 +78,19 @@ class Outages:
         self.claimed_after += [float("inf")] * len(waiting)
         self.redis += 1
         return True
+
+    def _until_no_training_waits(self) -> bool:
+        ends = time.monotonic() + QUIET_SECONDS
+        while time.monotonic() < ends:
+            self.stack.tend()
+            with transaction() as session:
+                waiting = session.scalars(
+                    select(Job.id).where(Job.status == "queued", Job.kind == "training").limit(1)
+                ).first()
+            if waiting is None:
+                return True
+            time.sleep(0.1)
+        return False
 
     def restart_postgres(self) -> bool:
         """By turns killed and stopped in its fast way, always with jobs running."""

@@ -20,7 +20,7 @@ from tests.faults.harness.stack import Stack
 
 PICTURES = Path(__file__).parents[3] / "examples" / "ink-style"
 PICTURE_COUNT = 6
-TRAINING_STEPS = 24
+TRAINING_STEPS = 20
 REFERENCE_SECONDS = 180.0
 POLL_SECONDS = 0.05
 # Of each four kinds of generations so many run alone; the others may be drawn in batches.
