@@ -10,6 +10,7 @@ LorawrightError
 │   │   ├── UploadIncomplete      parts of an upload have not arrived
 │   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
 │   ├── RateLimited               more requests than the account may make
+│   ├── PreconditionFailed        it is no longer as the client knows it
 │   ├── TooLarge                  a body or file over its limit
 │   ├── FormUnreadable            a multipart body that cannot be taken apart
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
@@ -105,6 +106,11 @@ class RateLimited(RequestError):
     code = "rate_limited"
     title = "Too many requests"
     retryable = True
+
+
+class PreconditionFailed(RequestError):
+    code = "precondition_failed"
+    title = "The object was changed meanwhile"
 
 
 class TooLarge(RequestError):
@@ -251,6 +257,7 @@ STATUS_OF: dict[type[LorawrightError], int] = {
     QuotaExceeded: 403,
     NotFound: 404,
     Conflict: 409,
+    PreconditionFailed: 412,
     TooLarge: 413,
     RateLimited: 429,
     UnsupportedMediaType: 415,

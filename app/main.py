@@ -23,6 +23,7 @@ from app.openai_images import routes as openai_images
 from app.settings import get_settings
 from app.storage import get_store
 from app.trainings import routes as trainings
+from app.web.etags import ETags
 from app.web.methods import Methods
 from app.web.middleware import BodyLimit, RequestContext
 from app.web.openapi import DescribedApi, operation_id
@@ -60,6 +61,7 @@ def create_app() -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     add_error_handlers(app)
+    app.add_middleware(ETags)
     app.add_middleware(PreferWait)
     app.add_middleware(Methods)
     app.add_middleware(PlainRequests)

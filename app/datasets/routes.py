@@ -46,6 +46,7 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.etags import IfMatch, check_match
 from app.web.forms import Form, FormRules, form_body, receive_form, staging_folder
 from app.web.once import OnceRoute
 from app.web.pages import Page, page_of
@@ -81,9 +82,7 @@ def get_dataset(
     dataset_id: str, account: DatasetsAccount, session: SessionDep, store: StoreDep
 ) -> DatasetRead:
     """One dataset with its counts and its report."""
-    dataset = service.get(session, account.id, dataset_id)
-    found = report(session, dataset, offered_base_model(None))
-    return _read(session, store, dataset, found)
+    return _read_whole(session, store, service.get(session, account.id, dataset_id))
 
 
 @datasets.patch("/{dataset_id}")
@@ -93,10 +92,14 @@ def edit_dataset(
     account: DatasetsAccount,
     session: SessionDep,
     store: StoreDep,
+    if_match: IfMatch = None,
 ) -> DatasetRead:
     """Rename, or set another trigger word or template; captions that are there stay."""
     dataset = service.get(session, account.id, dataset_id)
-    return _read(session, store, service.edit(session, dataset, patch))
+    if if_match is not None:
+        session.refresh(dataset, with_for_update=True)
+        check_match(if_match, _read_whole(session, store, dataset))
+    return _read_whole(session, store, service.edit(session, dataset, patch))
 
 
 @datasets.delete("/{dataset_id}", status_code=204)
@@ -237,9 +240,14 @@ def edit_image(
     account: DatasetsAccount,
     session: SessionDep,
     store: StoreDep,
+    if_match: IfMatch = None,
 ) -> ImageRead:
     """Edit a caption by hand, set repeats, or leave an image out."""
     dataset = service.get(session, account.id, dataset_id)
+    if if_match is not None:
+        image = service.get_image(session, dataset, image_id)
+        session.refresh(image, with_for_update=True)
+        check_match(if_match, _read_image(store, image))
     return _read_image(store, service.edit_image(session, dataset, image_id, patch))
 
 
@@ -291,6 +299,12 @@ def _read(
         cover_url=store.presign_get(cover.thumbnail_key or cover.object_key) if cover else None,
         report=found,
     )
+
+
+def _read_whole(session: Session, store: ObjectStore, dataset: Dataset) -> DatasetRead:
+    """With its report, as it is told of one dataset alone."""
+    found = report(session, dataset, offered_base_model(None))
+    return _read(session, store, dataset, found)
 
 
 def _read_image(store: ObjectStore, image: Image) -> ImageRead:

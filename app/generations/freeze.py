@@ -41,9 +41,12 @@ class Frozen:
 
 
 def freeze(
-    session: Session, store: ObjectStore, account_id: str, request: GenerationCreate
+    session: Session, store: ObjectStore | None, account_id: str, request: GenerationCreate
 ) -> Frozen:
     """All that decides the pictures of a request.
+
+    Args:
+        store: None keeps nothing, for a request that is only tried.
 
     Raises:
         Invalid: a value is outside what the base model can do.
@@ -214,7 +217,7 @@ def _frozen(request: GenerationCreate, base_model: BaseModelEntry, prompt: str) 
 
 def _pictures(
     session: Session,
-    store: ObjectStore,
+    store: ObjectStore | None,
     account_id: str,
     request: GenerationCreate,
     steps: int,

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database import JsonObject, new_id
-from app.datasets.intake.staging import StagedFile
+from app.datasets.intake.staging import StagedFile, VerifiedImage
 from app.datasets.intake.verify import NotUsable, verify_image
 from app.datasets.models import Dataset
 from app.datasets.models import Image as DatasetImage
@@ -46,11 +46,7 @@ def add(session: Session, store: ObjectStore, account_id: str, path: Path, name:
         ImageUnusable: it is over a limit or does not decode.
         StorageUnavailable: the bytes could not be stored; no row is written.
     """
-    try:
-        verified = verify_image(StagedFile(name, path), get_settings())
-    except NotUsable as error:
-        detail = f"{name}: {error.reason}"
-        raise ImageUnusable(detail, [FieldProblem(f"/{name}", error.reason, error.code)]) from error
+    verified = _verified(path, name)
     data = _packed(path)
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"accounts/{account_id}/inputs/{sha256}.png"
@@ -93,11 +89,12 @@ def delete(session: Session, image: InputImage) -> None:
 
 
 def resolve(
-    session: Session, store: ObjectStore, account_id: str, name: str, reference: str
+    session: Session, store: ObjectStore | None, account_id: str, name: str, reference: str
 ) -> JsonObject:
     """The object a reference stands for: `ref`, `object_key` and `sha256`.
 
     Args:
+        store: None keeps nothing: the picture of a `data:` URL is only checked.
         name: the field it stands in, for errors.
 
     Raises:
@@ -106,8 +103,8 @@ def resolve(
         Invalid: it is no reference at all.
     """
     if reference.startswith("data:"):
-        image = _from_data_url(session, store, account_id, name, reference)
-        return _frozen(image.id, image.object_key, image.sha256)
+        made = _from_data_url(session, store, account_id, name, reference)
+        return _frozen(made.id, made.object_key, made.sha256) if made else _frozen("data:", "", "")
     if reference.startswith("up_"):
         image = get(session, account_id, reference)
         return _frozen(image.id, image.object_key, image.sha256)
@@ -137,9 +134,17 @@ def resolve(
     raise Invalid(detail, [FieldProblem(f"/{name}", detail)])
 
 
+def _verified(path: Path, name: str) -> VerifiedImage:
+    try:
+        return verify_image(StagedFile(name, path), get_settings())
+    except NotUsable as error:
+        detail = f"{name}: {error.reason}"
+        raise ImageUnusable(detail, [FieldProblem(f"/{name}", error.reason, error.code)]) from error
+
+
 def _from_data_url(
-    session: Session, store: ObjectStore, account_id: str, name: str, url: str
-) -> InputImage:
+    session: Session, store: ObjectStore | None, account_id: str, name: str, url: str
+) -> InputImage | None:
     head = _DATA_URL.match(url)
     try:
         if head is None:
@@ -151,6 +156,9 @@ def _from_data_url(
     with tempfile.TemporaryDirectory(prefix="lorawright-input-") as folder:
         path = Path(folder, "picture")
         path.write_bytes(data)
+        if store is None:
+            _verified(path, name)
+            return None
         return add(session, store, account_id, path, name)
 
 

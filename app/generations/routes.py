@@ -1,11 +1,13 @@
 """Generations over HTTP."""
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.database import transaction
 from app.generations import inputs, service
+from app.generations.forecast import GenerationForecast
 from app.generations.models import Generation, InputImage
 from app.generations.schemas import (
     GeneratedImageRead,
@@ -22,6 +24,7 @@ from app.settings import get_settings
 from app.storage import ObjectStore, get_store
 from app.web.dependencies import (
     BriefAccountId,
+    DryRun,
     GenerationsAccount,
     PageAfter,
     PageLimit,
@@ -38,15 +41,25 @@ input_images = APIRouter(prefix="/v1/inputs", tags=["generations"], route_class=
 routers = [router, input_images]
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    status_code=201,
+    response_model=GenerationRead,
+    responses={
+        200: {"model": GenerationForecast, "description": "What it would take, with `dry_run`"}
+    },
+)
 def create_generation(
+    dry_run: DryRun,
     request: GenerationCreate,
     account: GenerationsAccount,
     session: SessionDep,
     store: StoreDep,
     request_id: RequestId,
-) -> GenerationRead:
+) -> GenerationRead | JSONResponse:
     """Queue pictures from a prompt and up to five weighted LoRAs."""
+    if dry_run:
+        return JSONResponse(service.try_out(session, account.id, request).model_dump(mode="json"))
     generation = service.submit(session, store, account.id, request, request_id)
     return _read(session, jobs.get(session, account.id, generation.id))
 
@@ -155,6 +168,7 @@ def _read(session: Session, job: Job) -> GenerationRead:
                 format=image.format,
                 bytes=image.bytes,
                 sha256=image.sha256,
+                request=service.request_of(detail, image),
             )
             for image in service.images(session, job.id)
         ],

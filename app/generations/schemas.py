@@ -120,6 +120,8 @@ class GeneratedImageRead(BaseModel):
     format: str
     bytes: int
     sha256: str
+    # What to POST to /v1/generations to have this picture alone again.
+    request: JsonObject
 
 
 class LoraReport(BaseModel):

@@ -6,9 +6,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog import load_catalog
-from app.database import new_id
+from app.database import JsonObject, new_id
 from app.errors import Conflict, NotFound
 from app.generations.batching import batch_key, recipe
+from app.generations.forecast import GenerationForecast, forecast
 from app.generations.freeze import Frozen, freeze
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schemas import GenerationCreate
@@ -31,6 +32,11 @@ def submit(
     """
     frozen = freeze(session, store, account_id, request)
     return _queue(session, account_id, frozen, request.metadata, request_id, request.deadline)
+
+
+def try_out(session: Session, account_id: str, request: GenerationCreate) -> GenerationForecast:
+    """What the generation would take, if it were submitted; it raises what `freeze` does."""
+    return forecast(session, account_id, freeze(session, None, account_id, request))
 
 
 def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
@@ -95,3 +101,31 @@ def images(session: Session, generation_id: str) -> list[GeneratedImage]:
             .order_by(GeneratedImage.index)
         )
     )
+
+
+def request_of(generation: Generation, image: GeneratedImage) -> JsonObject:
+    """The body of a request that makes one picture of a generation again, alone.
+
+    Everything is explicit: neither the catalog's defaults nor a LoRA's weight can change it.
+    """
+    frozen = generation.request
+    pictures = {name: frozen.get(name) for name in ("init_image", "mask_image")}
+    return {
+        **frozen,
+        **{name: found and found["ref"] for name, found in pictures.items()},
+        "base_model": generation.base_model,
+        "loras": [
+            {
+                "lora": use["lora"],
+                "weight": use["weight"],
+                # Rows from before there were ranges do not say.
+                "start": use.get("start", 0.0),
+                "end": use.get("end", 1.0),
+            }
+            for use in generation.loras
+        ],
+        "seed": image.seed,
+        "num_images": 1,
+        # Pictures of the way there are not part of it.
+        "previews": 0,
+    }

@@ -33,6 +33,7 @@ from app.web.dependencies import (
     SessionDep,
     StoreDep,
 )
+from app.web.etags import IfMatch, check_match
 from app.web.forms import (
     Form,
     FormRules,
@@ -125,10 +126,18 @@ def get_lora(lora_id: str, account: GenerationsAccount, session: SessionDep) -> 
 
 @router.patch("/{lora_id}")
 def edit_lora(
-    lora_id: str, patch: LoraPatch, account: GenerationsAccount, session: SessionDep
+    lora_id: str,
+    patch: LoraPatch,
+    account: GenerationsAccount,
+    session: SessionDep,
+    if_match: IfMatch = None,
 ) -> LoraRead:
     """Rename, describe, or set the default weight or trigger word."""
-    return read_lora(service.edit(session, service.get(session, account.id, lora_id), patch))
+    lora = service.get(session, account.id, lora_id)
+    if if_match is not None:
+        session.refresh(lora, with_for_update=True)
+        check_match(if_match, read_lora(lora))
+    return read_lora(service.edit(session, lora, patch))
 
 
 @router.delete("/{lora_id}", status_code=204)

@@ -3,11 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from app.catalog import BaseModelEntry
 from app.database import JsonObject
 from app.jobs import service as jobs
+from app.jobs.forecast import Forecast
 from app.jobs.kind_routes import add_job_routes
 from app.jobs.models import Job
 from app.jobs.schemas import job_fields
@@ -32,6 +34,7 @@ from app.trainings.schemas import (
     TrainingRead,
 )
 from app.web.dependencies import (
+    DryRun,
     PageAfter,
     PageLimit,
     RequestId,
@@ -47,14 +50,22 @@ presets = APIRouter(prefix="/v1/presets", tags=["trainings"], route_class=OnceRo
 routers = [trainings, presets]
 
 
-@trainings.post("", status_code=201)
+@trainings.post(
+    "",
+    status_code=201,
+    response_model=TrainingRead,
+    responses={200: {"model": Forecast, "description": "What it would take, with `dry_run`"}},
+)
 def create_training(
+    dry_run: DryRun,
     request: TrainingCreate,
     account: TrainingsAccount,
     session: SessionDep,
     request_id: RequestId,
-) -> TrainingRead:
+) -> TrainingRead | JSONResponse:
     """Queue the training of a LoRA on a dataset."""
+    if dry_run:
+        return JSONResponse(service.try_out(session, account.id, request).model_dump(mode="json"))
     training = service.submit(session, account.id, request, request_id)
     return _read(session, service.job_of(session, account.id, training.id))
 

@@ -10,12 +10,15 @@ from app.database import JsonObject, new_id
 from app.datasets import service as datasets
 from app.errors import Conflict, FieldProblem, Invalid, NotFound
 from app.jobs import service as jobs
+from app.jobs.forecast import Forecast
 from app.jobs.models import Job
 from app.loras.models import Lora
 from app.retention import service as retention
 from app.settings import get_settings
-from app.trainings.freeze import freeze
+from app.trainings.forecast import forecast
+from app.trainings.freeze import Frozen, freeze
 from app.trainings.models import Checkpoint, Training, TrainingMetric
+from app.trainings.params import Task
 from app.trainings.schemas import TrainingCreate
 
 
@@ -31,6 +34,28 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
     """
     # Pictures that are deleted while they are frozen must stay until the spec can be seen.
     retention.hold(session, account_id)
+    preset, frozen = _frozen(session, account_id, request)
+    return queue(
+        session,
+        account_id,
+        name=request.name,
+        dataset_id=request.dataset,
+        preset=preset,
+        spec=frozen.spec,
+        warnings=frozen.warnings,
+        labels=request.metadata,
+        deadline_at=request.deadline,
+        request_id=request_id,
+    )
+
+
+def try_out(session: Session, account_id: str, request: TrainingCreate) -> Forecast:
+    """What the training would take, if it were submitted; it raises what `submit` does."""
+    _, frozen = _frozen(session, account_id, request)
+    return forecast(session, account_id, frozen)
+
+
+def _frozen(session: Session, account_id: str, request: TrainingCreate) -> tuple[Task, Frozen]:
     dataset = datasets.get(session, account_id, request.dataset, for_job=True)
     preset = request.preset or dataset.task
     frozen = freeze(
@@ -41,18 +66,7 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         preset=preset,
         base_model=offered_base_model(request.base_model),
     )
-    return queue(
-        session,
-        account_id,
-        name=request.name,
-        dataset_id=dataset.id,
-        preset=preset,
-        spec=frozen.spec,
-        warnings=frozen.warnings,
-        labels=request.metadata,
-        deadline_at=request.deadline,
-        request_id=request_id,
-    )
+    return preset, frozen
 
 
 def queue(

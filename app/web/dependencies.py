@@ -148,6 +148,20 @@ async def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+async def dry_run(
+    request: Request,
+    dry_run: Annotated[
+        bool, Query(description="Check everything and tell what it would take, but make nothing")
+    ] = False,
+) -> bool:
+    """Whether the request is only tried; then an `Idempotency-Key` stays free for the real one."""
+    if dry_run:
+        request.state.once = None
+    return dry_run
+
+
+# The first parameter of a route: it must be known before the account is.
+DryRun = Annotated[bool, Depends(dry_run)]
 RequestId = Annotated[str, Depends(request_id)]
 PageLimit = Annotated[int, Query(ge=1, le=100, description="Most items of a page")]
 PageAfter = Annotated[

@@ -13,6 +13,7 @@ REASONS = {
     403: "The key lacks a scope",
     404: "No such object in this account",
     409: "The state of an object forbids it",
+    412: "The object is no longer as `If-Match` says",
     413: "The body is over its limit",
     415: "The body is of another type than is taken here",
     422: "A value is wrong; `errors` says which",
@@ -68,6 +69,10 @@ def describe_errors(document: dict[str, Any]) -> dict[str, Any]:
             _name_form(operation, schemas)
             if method == "post" and "201" in operation["responses"]:
                 operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            if any(
+                parameter["name"] == "If-Match" for parameter in operation.get("parameters", [])
+            ):
+                operation["responses"]["412"] = _problem(412)
             if _answers_a_job(operation, schemas):
                 operation["parameters"].append(PREFER)
             responses = operation["responses"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.generations.schemas import GenerationCreate
 from tests.e2e import style_distance
 from tests.e2e.conftest import EXAMPLES, Road, Service
 
@@ -159,6 +160,36 @@ def test_every_image_of_a_request_has_its_own_seed_and_receipt(service: Service,
     data = httpx.get(job["images"][0]["url"]).content
     assert hashlib.sha256(data).hexdigest() == job["images"][0]["sha256"]
     assert b"trainedAlgorithmicMedia" in data
+
+
+def test_each_picture_can_be_made_again_alone_by_the_request_it_carries(
+    service: Service, road: Road
+):
+    weight = {"unet": 0.9, "text_encoder": 0.4}
+    request = {
+        "prompt": "red apple, inkstyle",
+        "negative_prompt": "blue",
+        "loras": [{"lora": road.lora, "weight": weight, "end": 0.8}],
+        "steps": 9,
+        "num_images": 2,
+        "init_image": first_picture(service),
+    }
+    job = service.post("/v1/generations", request)
+    job = service.succeed(f"/v1/generations/{job['id']}")
+    for image in job["images"]:
+        given = set(GenerationCreate.model_fields) - {"metadata", "deadline"}
+        assert set(image["request"]) == given, "nothing is left to a default"
+        [again] = draw(service, **image["request"])
+        first = Image.open(io.BytesIO(httpx.get(image["url"]).content))
+        assert pixels(again) == pixels(first)
+
+
+def first_picture(service: Service) -> str:
+    """A picture of the ink style's dataset, to start from."""
+    datasets = service.get("/v1/datasets")["data"]
+    dataset = next(each for each in datasets if each["trigger_word"] == "inkstyle")
+    image: str = service.get(f"/v1/datasets/{dataset['id']}/images")["data"][0]["id"]
+    return image
 
 
 @pytest.fixture
