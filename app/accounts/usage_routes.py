@@ -1,6 +1,6 @@
 """What an account may have, has, and has used, over HTTP."""
 
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -15,6 +15,7 @@ from app.accounts.usage_schemas import (
 )
 from app.errors import FieldProblem, Invalid
 from app.web.dependencies import AnyAccount, SessionDep
+from app.web.text import Day
 
 router = APIRouter(prefix="/v1", tags=["account"])
 routers = [router]
@@ -44,9 +45,9 @@ def get_usage(
     account: AnyAccount,
     session: SessionDep,
     from_: Annotated[
-        date | None, Query(alias="from", description="First day, UTC; 29 days before the last")
+        Day | None, Query(alias="from", description="First day, UTC; 29 days before the last")
     ] = None,
-    to: Annotated[date | None, Query(description="Last day, UTC; today")] = None,
+    to: Annotated[Day | None, Query(description="Last day, UTC; today")] = None,
 ) -> UsageRead:
     """What the account's jobs have taken, by day and kind."""
     last = to or usage.today()

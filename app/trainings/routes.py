@@ -82,10 +82,11 @@ def list_trainings(
     return page_of(rows, limit, lambda job: _read(session, job))
 
 
-@trainings.get("/{training_id}")
-def get_training(training_id: str, account: TrainingsAccount, session: SessionDep) -> TrainingRead:
+# The name that the routes all kinds share give it: OpenAPI knows a path by one name alone.
+@trainings.get("/{job_id}")
+def get_training(job_id: str, account: TrainingsAccount, session: SessionDep) -> TrainingRead:
     """One training."""
-    return _read(session, service.job_of(session, account.id, training_id))
+    return _read(session, service.job_of(session, account.id, job_id))
 
 
 @trainings.post("/{training_id}/retry", status_code=201)

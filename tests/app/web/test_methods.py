@@ -1,5 +1,7 @@
 """HEAD is GET without a body, OPTIONS tells what there is, and 405 tells all of it."""
 
+import re
+
 from tests.app.web.test_problems import check_problem
 
 
@@ -27,3 +29,11 @@ def test_an_endless_stream_has_no_head(client):
     answer = client.head("/v1/jobs/trn_none/events")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, OPTIONS"
+
+
+def test_no_two_paths_differ_in_the_names_of_their_parameters_alone(client):
+    paths = list(client.app.openapi()["paths"])
+    assert len({re.sub(r"{\w+}", "{}", path) for path in paths}) == len(paths)
+    assert client.options("/v1/trainings/trn_none").headers["allow"] == (
+        "DELETE, GET, HEAD, OPTIONS"
+    )

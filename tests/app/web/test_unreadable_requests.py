@@ -92,3 +92,9 @@ def test_an_event_number_beyond_the_database_is_refused(client, make_dataset):
     for headers, query in (({"Last-Event-ID": "9" * 30}, ""), ({}, f"?after={10**30}")):
         answer = client.get(f"/v1/jobs/{job}/events{query}", headers=headers)
         check_problem(answer, 422, "invalid_request")
+
+
+def test_a_number_is_no_day(client):
+    problem = check_problem(client.get("/v1/usage?to=0"), 422, "invalid_request")
+    assert "such as 2026-01-31" in problem["detail"]
+    assert client.get("/v1/usage?to=2026-01-31").status_code == 200
