@@ -30,8 +30,11 @@ demo: $(STAMPS)/run
 up: $(STAMPS)/run
 	$(BIN)/lorawright up --port $(PORT)
 
+# Two at a time, each with servers of its own; what kills servers and measures stops runs alone.
 test: lint $(STAMPS)/generator
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/faults
+	$(BIN)/pytest tests/faults
 
 faults: $(STAMPS)/test
 	$(BIN)/python -m tests.faults
