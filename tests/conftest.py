@@ -16,6 +16,27 @@ from app.database import get_engine, transaction
 from app.migrate import upgrade
 from app.tables import metadata
 
+# What takes longest begins first, or one process would end long after the other.
+LONG_FIRST = (
+    "tests/e2e/",
+    "tests/worker/ml/training/test_kill.py",
+    "tests/worker/ml/training/",
+    "tests/bench/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares servers in one process: a file's tests, and all that go the whole road."""
+
+    def turn(item: pytest.Item) -> int:
+        places = [n for n, path in enumerate(LONG_FIRST) if item.nodeid.startswith(path)]
+        return min(places, default=len(LONG_FIRST))
+
+    items.sort(key=turn)
+    for item in items:
+        group = "e2e" if turn(item) == 0 else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:

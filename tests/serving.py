@@ -1,26 +1,26 @@
 """The API on a port of its own, for clients that are not ours."""
 
-import threading
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-import uvicorn
-
-from app.main import create_app
+from app.cli.stack.ports import LOOPBACK, free_port
+from app.cli.stack.processes import api_child
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """The address at which uvicorn serves the app while the block runs."""
-    server = uvicorn.Server(uvicorn.Config(create_app(), port=0, log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.01)
-            assert thread.is_alive(), "uvicorn did not start"
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
+    """The address at which uvicorn serves the app while the block runs, in its own process.
+
+    A client may leave a connection half open, which would be this process's to complain of.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="lorawright-serving-") as logs:
+        child = api_child(LOOPBACK, port, {}, Path(logs))
+        child.start()
+        try:
+            child.wait_ready()
+            yield f"http://{LOOPBACK}:{port}"
+        finally:
+            child.stop()
