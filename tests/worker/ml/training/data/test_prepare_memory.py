@@ -90,9 +90,9 @@ def test_two_hundred_pictures_never_hold_more_than_two_batches(wanted, vae, tmp_
     # One is encoded while the next is decoded.
     assert most == 2 * BATCH_BYTES
     assert alive == 0
-    # Pixels of all would be 2.3 GiB; beside two batches there is what the allocator keeps of the
-    # VAE's activations.
-    assert grown < 8 * BATCH_BYTES
+    # Pixels of all would be 2.3 GiB, 50 batches; beside two there is what the allocator keeps of
+    # the VAE's activations: 5 to 9 by the number of threads and what the process did before.
+    assert grown < 16 * BATCH_BYTES
 
 
 def _resident_bytes():
