@@ -200,6 +200,9 @@ class Settings(BaseSettings):
     retry_backoff_seconds: float = Field(
         default=10, ge=0, description="Pause before the second attempt; doubles with each more."
     )
+    retry_backoff_most_seconds: float = Field(
+        default=600, ge=0, description="Longest pause before another attempt."
+    )
     max_running_per_account: int = Field(
         default=8, ge=1, description="Most jobs of one account that run at the same time."
     )

@@ -345,7 +345,10 @@ def _write(session: Session, claim: Claim, values: dict[str, Any]) -> None:
 
 
 def _pause_seconds(failures: int) -> float:
-    return float(get_settings().retry_backoff_seconds * 2 ** (failures - 1))
+    settings = get_settings()
+    # Beyond that many doublings any pause is longer than the longest, and a float overflows.
+    doubled = settings.retry_backoff_seconds * 2.0 ** min(failures - 1, 60)
+    return float(min(doubled, settings.retry_backoff_most_seconds))
 
 
 def from_now(seconds: Any) -> Any:

@@ -163,6 +163,16 @@ def test_pauses_grow_with_each_lost_attempt(account_id: str) -> None:
     assert claim() is None, "a job that rests is not claimed"
 
 
+def test_no_pause_is_longer_than_the_longest(account_id: str) -> None:
+    job_id = submit(account_id, failures=1000, max_attempts=2000)
+    assert claim() is not None
+    expire_lease(job_id)
+    sweep()
+    with transaction() as session:
+        pause = session.scalars(select(func.extract("epoch", Job.not_before - func.now()))).one()
+    assert 590 < float(pause) <= 600
+
+
 def test_a_released_job_waits_again_and_its_attempt_does_not_count(account_id: str) -> None:
     job_id = submit(account_id)
     held = claim()

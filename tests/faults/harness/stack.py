@@ -26,6 +26,7 @@ VARIABLES = {
     "LORAWRIGHT_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
     "LORAWRIGHT_HEARTBEAT_SECONDS": "1",
     "LORAWRIGHT_RETRY_BACKOFF_SECONDS": "0.02",
+    "LORAWRIGHT_RETRY_BACKOFF_MOST_SECONDS": "2",
     # No job may end for having been killed too often: that none is lost is what is shown.
     "LORAWRIGHT_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
     "LORAWRIGHT_TRAINING_STATE_SECONDS": "0.2",
