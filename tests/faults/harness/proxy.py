@@ -74,8 +74,11 @@ class S3Proxy:
             self._loop.run_forever()
         finally:
             server.close()
-            for task in asyncio.all_tasks(self._loop):
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
                 task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            # A transport is closed in the turns after it was asked to.
             self._loop.run_until_complete(asyncio.sleep(0.05))
             self._loop.close()
 
@@ -85,9 +88,12 @@ class S3Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            await self._one_request(client, answer)
-        answer.close()
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+                await self._one_request(client, answer)
+        finally:
+            # Also of a client that keeps its connection when the proxy ends.
+            answer.close()
         with suppress(ConnectionError):
             await answer.wait_closed()
 
