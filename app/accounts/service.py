@@ -2,9 +2,10 @@
 
 import hashlib
 import secrets
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.models import Account, ApiKey
@@ -16,6 +17,7 @@ ALL_SCOPES: tuple[Scope, ...] = get_args(Scope)
 KEY_PREFIX = "lw_live_"
 # Any constant: it serialises two processes that bootstrap the same database at once.
 BOOTSTRAP_LOCK = 7_310_551
+USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def create_account(session: Session, name: str) -> Account:
@@ -61,13 +63,19 @@ def authenticate(session: Session, secret: str) -> ApiKey:
     )
     if key is None:
         raise Unauthenticated("The API key is unknown or has been revoked")
-    # Once a minute is enough to tell a used key from a forgotten one, and spares a write a request.
+    _note_use(session, key)
+    return key
+
+
+def _note_use(session: Session, key: ApiKey) -> None:
+    """Set when the key was last used, at most once a minute: enough to tell used from forgotten."""
+    if key.last_used_at is not None and datetime.now(UTC) - key.last_used_at < USE_NOTED_EVERY:
+        return
     stale = (
         select(ApiKey.id)
         .where(
             ApiKey.id == key.id,
-            ApiKey.last_used_at.is_(None)
-            | (ApiKey.last_used_at < func.now() - text("interval '1 minute'")),
+            ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < func.now() - USE_NOTED_EVERY),
         )
         # A long upload with the same key holds this row: other requests must not wait for it.
         .with_for_update(skip_locked=True, key_share=True)
@@ -78,7 +86,6 @@ def authenticate(session: Session, secret: str) -> ApiKey:
         .values(last_used_at=func.now())
         .execution_options(synchronize_session=False)
     )
-    return key
 
 
 def account_of_secret(session: Session, secret: str) -> str | None:
