@@ -7,10 +7,11 @@ from functools import cache
 from typing import Any
 
 import uuid6
-from sqlalchemy import DateTime, Engine, MetaData, create_engine, func
+from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from app.isolation import restrict
 from app.settings import get_settings
 
 JsonObject = dict[str, Any]
@@ -68,7 +69,9 @@ def get_engine() -> Engine:
 
 @cache
 def _session_factory() -> sessionmaker[Session]:
-    return sessionmaker(get_engine(), expire_on_commit=False)
+    factory = sessionmaker(get_engine(), expire_on_commit=False)
+    event.listen(factory, "do_orm_execute", restrict)
+    return factory
 
 
 def new_session() -> Session:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.accounts.models import Account, ApiKey
 from app.database import new_id
 from app.errors import NotFound, Unauthenticated
+from app.isolation import ACROSS_ACCOUNTS
 
 Scope = Literal["datasets", "trainings", "generations", "admin"]
 ALL_SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -59,7 +60,8 @@ def authenticate(session: Session, secret: str) -> ApiKey:
         Unauthenticated: unknown or revoked.
     """
     key = session.scalar(
-        select(ApiKey).where(ApiKey.secret_sha256 == _hash(secret), ApiKey.revoked_at.is_(None))
+        select(ApiKey).where(ApiKey.secret_sha256 == _hash(secret), ApiKey.revoked_at.is_(None)),
+        execution_options=ACROSS_ACCOUNTS,
     )
     if key is None:
         raise Unauthenticated("The API key is unknown or has been revoked")
@@ -84,13 +86,16 @@ def _note_use(session: Session, key: ApiKey) -> None:
         update(ApiKey)
         .where(ApiKey.id.in_(stale))
         .values(last_used_at=func.now())
-        .execution_options(synchronize_session=False)
+        .execution_options(synchronize_session=False, **ACROSS_ACCOUNTS)
     )
 
 
 def account_of_secret(session: Session, secret: str) -> str | None:
     """Whose a bearer token is, whether or not it may still be used; None of an unknown one."""
-    return session.scalar(select(ApiKey.account_id).where(ApiKey.secret_sha256 == _hash(secret)))
+    return session.scalar(
+        select(ApiKey.account_id).where(ApiKey.secret_sha256 == _hash(secret)),
+        execution_options=ACROSS_ACCOUNTS,
+    )
 
 
 def bootstrap_admin(session: Session) -> str | None:

@@ -16,6 +16,7 @@ from app.accounts.models import Account, ApiKey
 from app.accounts.service import Scope
 from app.database import new_session, transaction
 from app.errors import Overloaded, ScopeMissing, Unauthenticated
+from app.isolation import act_for, acting_for
 from app.settings import get_settings
 from app.storage import ObjectStore, get_store
 from app.web.once import once_of
@@ -94,7 +95,9 @@ def _authenticate(
         raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
     key = accounts.authenticate(session, credentials.credentials)
     if (once := once_of(request)) is not None:
-        once.begin(session, key.account_id, keeps=keeps)
+        # This runs in a thread: what it sets of the context is not the request's.
+        with acting_for(key.account_id):
+            once.begin(session, key.account_id, keeps=keeps)
     return key
 
 
@@ -104,6 +107,7 @@ def scoped(scope: Scope) -> Callable[[ApiKey], Awaitable[Account]]:
     # Async, as it waits for nothing: another hop to a thread would cost more than all it does.
     async def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
         _check_scope(key, scope)
+        act_for(key.account_id)
         return key.account
 
     return account
@@ -116,21 +120,26 @@ def _check_scope(key: ApiKey, scope: Scope) -> None:
 
 async def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
     """The account of any valid key."""
+    act_for(key.account_id)
     return key.account
 
 
-def brief(scope: Scope) -> Callable[[Request, HTTPAuthorizationCredentials | None], str]:
+def brief(scope: Scope) -> Callable[[str], Awaitable[str]]:
     """A dependency that yields the account's id, looked up in a transaction of its own.
 
     For routes that wait, or receive for long: the session of the others would hold its connection
     all the while.
     """
 
-    def account_id(request: Request, credentials: Credentials) -> str:
+    def looked_up(request: Request, credentials: Credentials) -> str:
         with transaction() as session:
             key = _authenticate(request, session, credentials, keeps=False)
             _check_scope(key, scope)
             return key.account_id
+
+    async def account_id(found: Annotated[str, Depends(looked_up)]) -> str:
+        act_for(found)
+        return found
 
     return account_id
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooLarge
+from app.isolation import unknown_caller
 from app.settings import Settings
 from app.web.problems import from_domain
 
@@ -46,7 +47,7 @@ class RequestContext:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), unknown_caller():
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
