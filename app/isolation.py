@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from enum import Enum
 from functools import cache
 
-from sqlalchemy import BindParameter, ColumnElement, String, Table, bindparam, exists
+from sqlalchemy import BindParameter, ColumnElement, FromClause, String, Table, bindparam, exists
 from sqlalchemy.orm import Mapper, ORMExecuteState, with_loader_criteria
 from sqlalchemy.orm.util import LoaderCriteriaOption
 
@@ -91,20 +91,23 @@ def _only_own(mapper: Mapper[object]) -> LoaderCriteriaOption:
     )
 
 
-def owned(table: Table) -> ColumnElement[bool]:
+def owned(table: Table, alias: FromClause | None = None) -> ColumnElement[bool]:
     """The condition that a row of the table is the acting account's.
 
     Raises:
         RuntimeError: nothing in the table says whose a row is.
     """
+    columns = (table if alias is None else alias).c
     if table.name == "accounts":
-        return table.c.id == _account()
-    if "account_id" in table.c:
-        return table.c.account_id == _account()
+        return columns.id == _account()
+    if "account_id" in columns:
+        return columns.account_id == _account()
     for column in table.c:
         for key in column.foreign_keys if not column.nullable else ():
-            parent = key.column.table
-            return exists().where(key.column == column, owned(parent))
+            # A name of its own: the statement may have joined the same table.
+            parent = key.column.table.alias()
+            own = parent.c[key.column.name] == columns[column.name]
+            return exists().where(own, owned(key.column.table, parent))
     raise RuntimeError(f"Nothing in the table {table.name} says whose its rows are")
 
 

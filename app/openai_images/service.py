@@ -128,7 +128,7 @@ def _model(
         lora = loras.find(session, account_id, reference)
     except NotFound as error:
         detail = f"model: no base model and no LoRA {reference!r}; GET /v1/models lists them"
-        raise Invalid(detail, [FieldProblem("/model", detail, "model_not_found")]) from error
+        raise NotFound(detail, [FieldProblem("/model", detail, "model_not_found")]) from error
     told = float(weight) if reference != model else None
     if told is not None and not -2 <= told <= 2:
         detail = f"model: the weight {weight} is not from -2 to 2"

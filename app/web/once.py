@@ -19,6 +19,7 @@ from app.database import transaction
 from app.errors import FieldProblem, IdempotencyKeyReused, Invalid
 from app.idempotency import service
 from app.idempotency.models import IdempotencyRecord
+from app.isolation import act_for
 
 MAX_KEY_CHARS = 255
 # Of the first answer; others are of the connection, or of the moment.
@@ -143,6 +144,8 @@ async def _once(request: Request, key: str, handle: Handler) -> Response:
         response = await handle(Request(request.scope, once.receive))
     except Answered as answered:
         record = answered.record
+        # The route was left before it could say so; what waits for the job goes on from here.
+        act_for(record.account_id)
         once.check(record, await once.fingerprint())
         headers = {**record.headers, "Idempotent-Replayed": "true"}
         return Response(record.body, record.status, headers)

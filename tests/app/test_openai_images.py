@@ -36,4 +36,5 @@ def test_another_accounts_lora_is_no_model(client, other_client):
     listed = [model["id"] for model in other_client.get("/v1/models").json()["data"]]
     assert lora not in listed
     answer = other_client.post("/v1/images/generations", json={"prompt": "a fox", "model": lora})
-    assert answer.status_code == 400
+    assert answer.status_code == 404
+    assert answer.json()["error"]["param"] == "model"

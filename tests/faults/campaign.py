@@ -61,7 +61,7 @@ class Plan:
     settle_seconds: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Findings:
     """What was done, and every violation."""
 
@@ -198,7 +198,9 @@ class _Campaign:
             "slowest of them, seconds": round(max(after, default=0.0), 1),
             "orphans swept": swept,
         }
-        return Findings(figures, dict(sorted(self._killer.hits.items())), violations)
+        return Findings(
+            figures=figures, kills=dict(sorted(self._killer.hits.items())), violations=violations
+        )
 
     def _faults(self) -> list[Fault]:
         outages = self._outages
