@@ -2,8 +2,10 @@
 
 LorawrightError
 ├── RequestError                  the request cannot be done as it stands
-│   ├── Unauthenticated           no key, or one that is unknown, expired or revoked
+│   ├── Unauthenticated           no key, or one that is unknown or revoked
+│   │   └── ApiKeyExpired         the key's time is over
 │   ├── ScopeMissing              the key may not do this
+│   ├── AccountSuspended          an operator has suspended the account
 │   ├── QuotaExceeded             the account has used up what it may have
 │   ├── NotFound                  no such object in this account
 │   ├── Conflict                  the object's state forbids it
@@ -69,6 +71,16 @@ class RequestError(LorawrightError):
 class Unauthenticated(RequestError):
     code = "unauthenticated"
     title = "A valid API key is needed"
+
+
+class ApiKeyExpired(Unauthenticated):
+    code = "api_key_expired"
+    title = "The API key has expired"
+
+
+class AccountSuspended(RequestError):
+    code = "account_suspended"
+    title = "The account is suspended"
 
 
 class ScopeMissing(RequestError):
@@ -254,6 +266,7 @@ class LeaseLost(JobError):
 STATUS_OF: dict[type[LorawrightError], int] = {
     Unauthenticated: 401,
     ScopeMissing: 403,
+    AccountSuspended: 403,
     QuotaExceeded: 403,
     NotFound: 404,
     Conflict: 409,

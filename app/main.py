@@ -7,7 +7,10 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app import health, home
+from app.accounts import key_routes as api_keys
 from app.accounts import usage_routes as usage
+from app.admin import account_routes as admin_accounts
+from app.admin import audit_routes as admin_audit
 from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
@@ -70,6 +73,7 @@ def create_app() -> FastAPI:
     app.add_middleware(RequestContext)
     for module in (
         usage,
+        api_keys,
         datasets,
         dataset_uploads,
         trainings,
@@ -79,6 +83,8 @@ def create_app() -> FastAPI:
         comparisons,
         openai_images,
         jobs,
+        admin_accounts,
+        admin_audit,
     ):
         for router in module.routers:
             app.include_router(router)

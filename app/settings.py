@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         gt=0,
         description="How long the answer to a request with an `Idempotency-Key` is given again.",
     )
+    audit_keep_seconds: float = Field(
+        default=400 * 24 * 3600, gt=0, description="How long the audit log keeps an entry."
+    )
     openai_wait_seconds: float = Field(
         default=300,
         gt=0,
@@ -137,6 +140,7 @@ class Settings(BaseSettings):
     max_loras_per_account: int = Field(
         default=10_000, ge=0, description="Most LoRAs; a training publishes its own all the same."
     )
+    max_api_keys_per_account: int = Field(default=100, ge=1, description="Most API keys that work.")
     max_stored_bytes_per_account: int = Field(
         default=1024 * GIB, ge=0, description="Most bytes stored; more uploads are refused."
     )

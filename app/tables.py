@@ -1,6 +1,7 @@
 """Every table at once, for whoever needs the whole schema: migrations, and workers' joins."""
 
 from app.accounts import models as accounts
+from app.audit import models as audit
 from app.comparisons import models as comparisons
 from app.database import Base
 from app.datasets import models as datasets
@@ -15,6 +16,7 @@ metadata = Base.metadata
 
 __all__ = [
     "accounts",
+    "audit",
     "comparisons",
     "datasets",
     "generations",

@@ -144,6 +144,7 @@ def _send(client: httpx.Client, picture: bytes, count: int) -> None:
 
 
 def main() -> None:
+    from app.accounts import keys
     from app.accounts import service as accounts
     from app.database import transaction
     from app.migrate import upgrade
@@ -164,7 +165,7 @@ def main() -> None:
         upgrade(get_settings().database_url)
         with transaction() as session:
             account = accounts.create_account(session, "bench")
-            _, key = accounts.create_key(session, account.id, "bench")
+            _, key = keys.create_key(session, account.id, "bench")
         rise = measure(variables, key, Path(folder), megabytes)
     print(f"sent       {rise.sent_bytes / 1e6:8.0f} MB, {rise.pictures} pictures")
     print(f"took       {rise.seconds:8.1f} s")

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app import broker, database, settings, storage
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import get_engine, transaction
@@ -75,7 +76,7 @@ def _client_of_new_account(name: str) -> TestClient:
 
     with transaction() as session:
         account = accounts.create_account(session, name)
-        _, secret = accounts.create_key(session, account.id, "test")
+        _, secret = keys.create_key(session, account.id, "test")
     return TestClient(
         create_app(),
         headers={"Authorization": f"Bearer {secret}"},

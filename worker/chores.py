@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from app.audit import service as audit
 from app.broker import wake
 from app.database import transaction
 from app.datasets import uploads
@@ -70,6 +71,11 @@ def _forget_old_answers() -> None:
         idempotency.prune(session)
 
 
+def _forget_old_audit_entries() -> None:
+    with transaction() as session:
+        audit.prune(session)
+
+
 def _give_up_late_uploads() -> None:
     with transaction() as session:
         uploads.expire_uploads(session, get_store())
@@ -91,6 +97,7 @@ CHORES: tuple[Callable[[], None], ...] = (
     _forget_old_lines,
     _let_go_of_old_states,
     _forget_old_answers,
+    _forget_old_audit_entries,
     _give_up_late_uploads,
     _remove_doomed_objects,
 )

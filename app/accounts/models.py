@@ -17,6 +17,11 @@ class Account(CreatedAt, Base):
     name: Mapped[str] = mapped_column(String(200))
     # Quotas that differ from the settings', by name; null is without limit. See `quotas.py`.
     limits: Mapped[JsonObject] = mapped_column(default=dict, server_default="{}")
+    # `customer`, or `admin`: an operator, whose keys may have the scope of that name.
+    role: Mapped[str] = mapped_column(String(20), default="customer", server_default="customer")
+    # From then on its keys are refused and its waiting jobs stay where they are.
+    suspended_at: Mapped[datetime | None]
+    suspended_reason: Mapped[str | None] = mapped_column(String(500))
 
 
 class UsageDay(Base):
@@ -50,6 +55,10 @@ class ApiKey(CreatedAt, Base):
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[str]]
     last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    # The secret before the last rotation works until then.
+    previous_sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    previous_until: Mapped[datetime | None]
 
     account: Mapped[Account] = relationship(lazy="joined")

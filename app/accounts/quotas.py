@@ -15,13 +15,22 @@ from app.errors import NotFound, QuotaExceeded
 from app.settings import get_settings
 
 Quota = Literal[
-    "datasets", "loras", "stored_bytes", "queued_jobs", "running_jobs", "gpu_seconds_per_month"
+    "datasets",
+    "loras",
+    "stored_bytes",
+    "api_keys",
+    "queued_jobs",
+    "running_jobs",
+    "gpu_seconds_per_month",
 ]
 QUOTAS: tuple[Quota, ...] = get_args(Quota)
+# A limit that an account may have of its own too; it is counted in Redis, see `web/rate_limit.py`.
+REQUESTS = "requests_per_minute"
 SETTING: dict[Quota, str] = {
     "datasets": "max_datasets_per_account",
     "loras": "max_loras_per_account",
     "stored_bytes": "max_stored_bytes_per_account",
+    "api_keys": "max_api_keys_per_account",
     "queued_jobs": "max_queued_per_account",
     "running_jobs": "max_running_per_account",
     "gpu_seconds_per_month": "max_gpu_seconds_per_month",
@@ -30,6 +39,8 @@ SETTING: dict[Quota, str] = {
 _COUNTS: dict[Quota, str] = {
     "datasets": "SELECT count(*) FROM datasets WHERE account_id = :account_id",
     "loras": "SELECT count(*) FROM loras WHERE account_id = :account_id",
+    "api_keys": "SELECT count(*) FROM api_keys WHERE account_id = :account_id "
+    "AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
     "queued_jobs": "SELECT count(*) FROM jobs WHERE account_id = :account_id "
     "AND queue IN ('caption', 'train', 'generate') AND status = 'queued'",
     "running_jobs": "SELECT count(*) FROM jobs WHERE account_id = :account_id "

@@ -1,101 +1,89 @@
-"""Accounts and keys: making them, and finding who a bearer token speaks for."""
+"""Accounts: making, changing and suspending them."""
 
-import hashlib
-import secrets
-from datetime import UTC, datetime, timedelta
-from typing import Literal, get_args
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.accounts.models import Account, ApiKey
+from app.accounts import keys
+from app.accounts.models import Account
+from app.audit import service as audit
+from app.broker import WORK_QUEUES, wake_after_commit
 from app.database import new_id
-from app.errors import NotFound, Unauthenticated
-from app.isolation import ACROSS_ACCOUNTS
+from app.errors import NotFound
 
-Scope = Literal["datasets", "trainings", "generations", "admin"]
-ALL_SCOPES: tuple[Scope, ...] = get_args(Scope)
-KEY_PREFIX = "lw_live_"
+Role = Literal["customer", "admin"]
 # Any constant: it serialises two processes that bootstrap the same database at once.
 BOOTSTRAP_LOCK = 7_310_551
-USE_NOTED_EVERY = timedelta(minutes=1)
 
 
-def create_account(session: Session, name: str) -> Account:
+def create_account(session: Session, name: str, role: Role = "customer") -> Account:
     """A new account without keys."""
-    account = Account(id=new_id("acct"), name=name)
+    account = Account(id=new_id("acct"), name=name, role=role)
     session.add(account)
     session.flush()
+    changes = {"name": name, "role": role}
+    audit.record(session, "account.create", account.id, account_id=account.id, changes=changes)
     return account
 
 
-def create_key(
-    session: Session, account_id: str, name: str, scopes: tuple[Scope, ...] = ALL_SCOPES
-) -> tuple[ApiKey, str]:
-    """A new key and its secret, which is never shown again.
+def get(session: Session, account_id: str, *, to_change: bool = False) -> Account:
+    """An account.
 
     Raises:
-        NotFound: no such account.
+        NotFound: there is none of that id.
     """
-    if session.get(Account, account_id) is None:
+    account = session.get(Account, account_id, with_for_update=to_change)
+    if account is None:
         raise NotFound(f"No account {account_id}")
-    secret = KEY_PREFIX + secrets.token_urlsafe(32)
-    key = ApiKey(
-        id=new_id("key"),
-        account_id=account_id,
-        name=name,
-        prefix=secret[: len(KEY_PREFIX) + 6],
-        secret_sha256=_hash(secret),
-        scopes=list(scopes),
-    )
-    session.add(key)
-    session.flush()
-    return key, secret
+    return account
 
 
-def authenticate(session: Session, secret: str) -> ApiKey:
-    """The key a bearer token is, with its account.
+def list_newest(session: Session, *, limit: int, after: str | None) -> list[Account]:
+    """Up to `limit` accounts, newest first."""
+    query = select(Account)
+    if after is not None:
+        query = query.where(Account.id < after)
+    return list(session.scalars(query.order_by(Account.id.desc()).limit(limit)))
 
-    Raises:
-        Unauthenticated: unknown or revoked.
+
+def edit(session: Session, account: Account, changes: dict[str, Any]) -> Account:
+    """Change an account's `name`, `role` or `limits`; keys that were made for its old role stay.
+
+    A key with the scope `admin` of an account that is no longer an admin's opens nothing.
     """
-    key = session.scalar(
-        select(ApiKey).where(ApiKey.secret_sha256 == _hash(secret), ApiKey.revoked_at.is_(None)),
-        execution_options=ACROSS_ACCOUNTS,
+    told: dict[str, Any] = {}
+    for name, value in changes.items():
+        was = getattr(account, name)
+        if was != value:
+            told[name] = [was, value]
+            setattr(account, name, value)
+    if told:
+        session.flush()
+        audit.record(session, "account.edit", account.id, account_id=account.id, changes=told)
+    return account
+
+
+def suspend(session: Session, account: Account, reason: str) -> None:
+    """Refuse its keys and leave its waiting jobs where they are; what runs goes on to its end."""
+    account.suspended_at = account.suspended_at or datetime.now(UTC)
+    account.suspended_reason = reason
+    session.flush()
+    audit.record(
+        session, "account.suspend", account.id, account_id=account.id, changes={"reason": reason}
     )
-    if key is None:
-        raise Unauthenticated("The API key is unknown or has been revoked")
-    _note_use(session, key)
-    return key
 
 
-def _note_use(session: Session, key: ApiKey) -> None:
-    """Set when the key was last used, at most once a minute: enough to tell used from forgotten."""
-    if key.last_used_at is not None and datetime.now(UTC) - key.last_used_at < USE_NOTED_EVERY:
+def resume(session: Session, account: Account) -> None:
+    """Let its keys work and its waiting jobs be claimed again."""
+    if account.suspended_at is None:
         return
-    stale = (
-        select(ApiKey.id)
-        .where(
-            ApiKey.id == key.id,
-            ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < func.now() - USE_NOTED_EVERY),
-        )
-        # A long upload with the same key holds this row: other requests must not wait for it.
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    session.execute(
-        update(ApiKey)
-        .where(ApiKey.id.in_(stale))
-        .values(last_used_at=func.now())
-        .execution_options(synchronize_session=False, **ACROSS_ACCOUNTS)
-    )
-
-
-def account_of_secret(session: Session, secret: str) -> str | None:
-    """Whose a bearer token is, whether or not it may still be used; None of an unknown one."""
-    return session.scalar(
-        select(ApiKey.account_id).where(ApiKey.secret_sha256 == _hash(secret)),
-        execution_options=ACROSS_ACCOUNTS,
-    )
+    account.suspended_at = account.suspended_reason = None
+    session.flush()
+    audit.record(session, "account.resume", account.id, account_id=account.id)
+    for queue in WORK_QUEUES:
+        wake_after_commit(session, queue)
 
 
 def bootstrap_admin(session: Session) -> str | None:
@@ -103,10 +91,6 @@ def bootstrap_admin(session: Session) -> str | None:
     session.execute(select(func.pg_advisory_xact_lock(BOOTSTRAP_LOCK)))
     if session.scalar(select(Account.id).limit(1)) is not None:
         return None
-    account = create_account(session, "admin")
-    _, secret = create_key(session, account.id, "first admin key")
+    account = create_account(session, "admin", role="admin")
+    _, secret = keys.create_key(session, account.id, "first admin key", keys.ALL_SCOPES)
     return secret
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

@@ -7,6 +7,7 @@ them, whatever becomes of their rows.
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.datasets.models import Captioning, Dataset, Image, Ingest, Upload
 from app.errors import Conflict
 from app.jobs import service as jobs
@@ -47,6 +48,8 @@ def delete_dataset(session: Session, store: ObjectStore, dataset: Dataset) -> No
     keys += [key for row in rows for key in row if key is not None]
     session.execute(delete(Dataset).where(Dataset.id == dataset.id))
     retention.doom(session, account_id, keys)
+    changes = {"name": dataset.name, "images": len(rows)}
+    audit.record(session, "dataset.delete", dataset.id, account_id=account_id, changes=changes)
 
 
 def delete_image(session: Session, dataset: Dataset, image: Image) -> None:
@@ -64,6 +67,8 @@ def delete_image(session: Session, dataset: Dataset, image: Image) -> None:
     keys = [key for key in (image.object_key, image.thumbnail_key) if key is not None]
     session.execute(delete(Image).where(Image.id == image.id))
     retention.doom(session, dataset.account_id, keys)
+    changes = {"dataset": dataset.id, "filename": image.filename, "sha256": image.sha256}
+    audit.record(session, "image.delete", image.id, account_id=dataset.account_id, changes=changes)
 
 
 def _refuse_while_used(

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.database import JsonObject, new_id
 from app.datasets.intake.staging import StagedFile, VerifiedImage
 from app.datasets.intake.verify import NotUsable, verify_image
@@ -86,6 +87,8 @@ def delete(session: Session, image: InputImage) -> None:
     doom(session, image.account_id, [image.object_key])
     session.delete(image)
     session.flush()
+    changes = {"sha256": image.sha256}
+    audit.record(session, "input.delete", image.id, account_id=image.account_id, changes=changes)
 
 
 def resolve(

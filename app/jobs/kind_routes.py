@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from app.accounts.keys import Scope
 from app.accounts.models import Account
-from app.accounts.service import Scope
 from app.jobs import service
 from app.jobs.models import Job, JobKind
 from app.jobs.routes import EVENTS, EventStream, LastEventId, event_stream

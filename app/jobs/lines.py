@@ -77,7 +77,7 @@ def fairest(session: Session, queue: str) -> Iterator[Line]:
     """The open lines, in the order in which their turn comes.
 
     By priority; then those whose account runs fewer jobs; then those that were served longest
-    ago. Accounts at their limit are left out.
+    ago. Accounts at their limit, or suspended, are left out.
     """
     offset = 0
     while True:
@@ -168,6 +168,7 @@ def _fairest() -> Select[str, int, int, int]:
         .where(
             JobLine.queue == bindparam("queue_is"),
             JobLine.waiting,
+            Account.suspended_at.is_(None),
             running < most,
         )
         .order_by(

@@ -3,6 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.catalog import load_catalog
 from app.database import JsonObject, new_id
 from app.errors import Conflict, NotFound
@@ -103,6 +104,8 @@ def delete(session: Session, lora: Lora) -> None:
     doom(session, lora.account_id, [lora.object_key, *files])
     session.delete(lora)
     session.flush()
+    changes = {"name": lora.name, "sha256": lora.sha256}
+    audit.record(session, "lora.delete", lora.id, account_id=lora.account_id, changes=changes)
 
 
 def edit(session: Session, lora: Lora, patch: LoraPatch) -> Lora:

@@ -3,6 +3,7 @@
 from sqlalchemy import func, text, update
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.errors import Conflict
 from app.jobs import service as jobs
 from app.jobs.models import Job, JobKind
@@ -49,4 +50,7 @@ def delete_job(session: Session, account_id: str, job_id: str, kind: JobKind) ->
             deleted_at=func.now(), labels={}, error_message=None, request_id=None, batch_key=None
         )
         .execution_options(synchronize_session=False)
+    )
+    audit.record(
+        session, "job.delete", job_id, account_id=account_id, changes={"status": job.status}
     )

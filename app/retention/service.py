@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.audit import service as audit
 from app.database import utc_now
 from app.retention import references
 from app.retention.models import DoomedObject
@@ -22,6 +23,8 @@ from app.storage import ObjectStore
 log = logging.getLogger(__name__)
 
 BATCH = 200
+# Of the removed ones, as many are named in the audit log; all are counted.
+AUDITED_KEYS = 20
 # How soon an object that an unfinished job needs is looked at again.
 LOOK_AGAIN = timedelta(minutes=10)
 
@@ -112,6 +115,9 @@ def _sweep_account(session: Session, store: ObjectStore, account_id: str) -> int
     # Those that a row shows are forgotten as well: who deletes that row will doom them again.
     gone = [key for key in keys if key not in awaited]
     session.execute(delete(DoomedObject).where(DoomedObject.object_key.in_(gone)))
+    if unneeded:
+        changes = {"objects": len(unneeded), "keys": unneeded[:AUDITED_KEYS]}
+        audit.record(session, "objects.remove", None, account_id=account_id, changes=changes)
     log.info("removed %d objects of %s", len(unneeded), account_id)
     return len(keys)
 

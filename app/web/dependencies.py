@@ -11,12 +11,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.accounts import service as accounts
+from app.accounts import keys
+from app.accounts.keys import Scope
 from app.accounts.models import Account, ApiKey
-from app.accounts.service import Scope
+from app.audit.service import Actor, act_as
 from app.database import new_session, transaction
 from app.errors import Overloaded, ScopeMissing, Unauthenticated
-from app.isolation import act_for, acting_for
+from app.isolation import act_for, act_for_everyone, acting_for
 from app.settings import get_settings
 from app.storage import ObjectStore, get_store
 from app.web.once import once_of
@@ -93,7 +94,7 @@ def _authenticate(
 ) -> ApiKey:
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
-    key = accounts.authenticate(session, credentials.credentials)
+    key = keys.authenticate(session, credentials.credentials)
     if (once := once_of(request)) is not None:
         # This runs in a thread: what it sets of the context is not the request's.
         with acting_for(key.account_id):
@@ -107,10 +108,20 @@ def scoped(scope: Scope) -> Callable[[ApiKey], Awaitable[Account]]:
     # Async, as it waits for nothing: another hop to a thread would cost more than all it does.
     async def account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
         _check_scope(key, scope)
-        act_for(key.account_id)
-        return key.account
+        return (await acting_key(key)).account
 
     return account
+
+
+async def acting_key(key: Annotated[ApiKey, Depends(current_key)]) -> ApiKey:
+    """Any valid key; from now on the request sees its account's rows, and acts in its name."""
+    _act(key.account_id, key.id)
+    return key
+
+
+def _act(account_id: str, key_id: str) -> None:
+    act_for(account_id)
+    act_as(Actor("api", account_id, key_id))
 
 
 def _check_scope(key: ApiKey, scope: Scope) -> None:
@@ -118,34 +129,46 @@ def _check_scope(key: ApiKey, scope: Scope) -> None:
         raise ScopeMissing(f"This key has the scopes {key.scopes}; {scope} is needed")
 
 
-async def any_account(key: Annotated[ApiKey, Depends(current_key)]) -> Account:
+async def any_account(key: Annotated[ApiKey, Depends(acting_key)]) -> Account:
     """The account of any valid key."""
-    act_for(key.account_id)
     return key.account
 
 
-def brief(scope: Scope) -> Callable[[str], Awaitable[str]]:
+async def operator(key: Annotated[ApiKey, Depends(acting_key)]) -> ApiKey:
+    """The key of an operator; from now on the request sees the rows of all accounts."""
+    if "admin" not in key.scopes or key.account.role != "admin":
+        raise ScopeMissing(
+            f"This key has the scopes {key.scopes} and its account the role {key.account.role}; "
+            "the scope admin and the role admin are needed"
+        )
+    act_for_everyone()
+    return key
+
+
+def brief(scope: Scope) -> Callable[[tuple[str, str]], Awaitable[str]]:
     """A dependency that yields the account's id, looked up in a transaction of its own.
 
     For routes that wait, or receive for long: the session of the others would hold its connection
     all the while.
     """
 
-    def looked_up(request: Request, credentials: Credentials) -> str:
+    def looked_up(request: Request, credentials: Credentials) -> tuple[str, str]:
         with transaction() as session:
             key = _authenticate(request, session, credentials, keeps=False)
             _check_scope(key, scope)
-            return key.account_id
+            return key.account_id, key.id
 
-    async def account_id(found: Annotated[str, Depends(looked_up)]) -> str:
-        act_for(found)
-        return found
+    async def account_id(found: Annotated[tuple[str, str], Depends(looked_up)]) -> str:
+        _act(*found)
+        return found[0]
 
     return account_id
 
 
 BriefAccountId = Annotated[str, Depends(brief("generations"))]
 BriefDatasetsAccountId = Annotated[str, Depends(brief("datasets"))]
+ActingKey = Annotated[ApiKey, Depends(acting_key)]
+Operator = Annotated[ApiKey, Depends(operator)]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]
 TrainingsAccount = Annotated[Account, Depends(scoped("trainings"))]

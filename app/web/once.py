@@ -49,6 +49,8 @@ class Once:
         self.key = key
         self.session: Session | None = None
         self.account_id: str | None = None
+        # What is kept in place of an answer that must not be.
+        self.kept_body: bytes | None = None
         self._receive = receive
         self._whole = False
         self._hash = hashlib.sha256()
@@ -161,7 +163,7 @@ def _keep(once: Once, fingerprint: str, response: Response) -> None:
         "fingerprint": fingerprint,
         "status": response.status_code,
         "headers": headers,
-        "body": bytes(response.body),
+        "body": bytes(response.body) if once.kept_body is None else once.kept_body,
     }
     if once.session is not None:
         # Committed with what the route has created, before the answer leaves.

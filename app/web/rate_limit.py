@@ -17,7 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.accounts import service as accounts
+from app.accounts import keys
+from app.accounts.quotas import REQUESTS
 from app.async_redis import async_redis
 from app.database import transaction
 from app.errors import RateLimited
@@ -45,7 +46,8 @@ redis.call('INCR', KEYS[1] .. ':' .. number)
 redis.call('EXPIRE', KEYS[1] .. ':' .. number, 2 * window)
 return {1, math.floor(limit - used - 1), reset}
 """
-# Whose a key is hardly ever changes; that it has been revoked is seen where it is checked.
+# Whose a key is hardly ever changes; that it has been revoked is seen where it is checked. An
+# account's own limit is heard of as late as that.
 KNOWN_SECONDS = 30.0
 KNOWN_KEYS = 10_000
 # How long Redis is left alone after it did not answer.
@@ -53,7 +55,14 @@ REST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class _Caller:
+    account_id: str
+    limit: int
+
+
+@dataclass(frozen=True)
 class _Count:
+    limit: int
     allowed: bool
     left: int
     reset_seconds: int
@@ -64,8 +73,8 @@ class RateLimit:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._limit = settings.requests_per_minute
-        self._known: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
+        self._default = settings.requests_per_minute
+        self._known: OrderedDict[bytes, tuple[float, _Caller | None]] = OrderedDict()
         self._rests_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +86,7 @@ class RateLimit:
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["RateLimit-Policy"] = f'"requests";q={self._limit};w={WINDOW_SECONDS}'
+                headers["RateLimit-Policy"] = f'"requests";q={count.limit};w={WINDOW_SECONDS}'
                 headers["RateLimit"] = f'"requests";r={count.left};t={count.reset_seconds}'
             await send(message)
 
@@ -85,50 +94,54 @@ class RateLimit:
             await self.app(scope, receive, told)
             return
         error = RateLimited(
-            f"The account has made {self._limit} requests within {WINDOW_SECONDS} s; the limit "
-            f"(LORAWRIGHT_REQUESTS_PER_MINUTE) is {self._limit}"
+            f"The account has made {count.limit} requests within {WINDOW_SECONDS} s; its limit "
+            f"(by default LORAWRIGHT_REQUESTS_PER_MINUTE) is {count.limit}"
         )
         response = from_domain(Request(scope), error)
         # By then at least one request of the last minute counts no more.
         response.headers["Retry-After"] = str(
-            max(1, math.ceil(min(count.reset_seconds, WINDOW_SECONDS / self._limit)))
+            max(1, math.ceil(min(count.reset_seconds, WINDOW_SECONDS / count.limit)))
         )
         await response(scope, receive, told)
 
     async def _count(self, scope: Scope) -> _Count | None:
         """None where nothing is counted: no key, no limit, or no Redis."""
-        if scope["type"] != "http" or not self._limit or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             return None
         kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or time.monotonic() < self._rests_until:
             return None
-        account_id = await self._account_of(secret)
-        if account_id is None:
+        caller = await self._caller(secret)
+        if caller is None or not caller.limit:
             return None
         try:
             found = await async_redis().eval(
-                _COUNT, 1, f"lorawright:rate:{{{account_id}}}", WINDOW_SECONDS, self._limit
+                _COUNT, 1, f"lorawright:rate:{{{caller.account_id}}}", WINDOW_SECONDS, caller.limit
             )
         except (RedisError, OSError) as error:
             log.warning("requests are not counted: %s", error)
             self._rests_until = time.monotonic() + REST_SECONDS
             return None
-        return _Count(bool(found[0]), int(found[1]), int(found[2]))
+        return _Count(caller.limit, bool(found[0]), int(found[1]), int(found[2]))
 
-    async def _account_of(self, secret: str) -> str | None:
+    async def _caller(self, secret: str) -> _Caller | None:
         digest = hashlib.sha256(secret.encode()).digest()
         known = self._known.get(digest)
         if known is None or known[0] < time.monotonic():
-            account_id = await run_in_threadpool(_look_up, secret)
-            known = (time.monotonic() + KNOWN_SECONDS, account_id)
+            caller = await run_in_threadpool(_look_up, secret, self._default)
+            known = (time.monotonic() + KNOWN_SECONDS, caller)
             # A key that is unknown may be made a moment later; guesses must not fill the memory.
-            if account_id is not None:
+            if caller is not None:
                 self._known[digest] = known
                 if len(self._known) > KNOWN_KEYS:
                     self._known.popitem(last=False)
         return known[1]
 
 
-def _look_up(secret: str) -> str | None:
+def _look_up(secret: str, default: int) -> _Caller | None:
     with transaction() as session:
-        return accounts.account_of_secret(session, secret)
+        account = keys.account_of_secret(session, secret)
+        if account is None:
+            return None
+        # Null is without limit, as of every quota.
+        return _Caller(account.id, int(account.limits.get(REQUESTS, default) or 0))

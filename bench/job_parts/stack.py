@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from app import broker, database, settings, storage
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.child import Child, ChildSpec
@@ -109,5 +110,5 @@ def customer() -> tuple[str, str]:
     """A new account and its key."""
     with transaction() as session:
         account = accounts.create_account(session, "bench")
-        _, secret = accounts.create_key(session, account.id, "bench")
+        _, secret = keys.create_key(session, account.id, "bench")
     return account.id, secret

@@ -70,6 +70,7 @@ def ids(client: TestClient, make_dataset: MakeDataset) -> Ids:
         )
         session.add(checkpoint)
     generation = post("generations", {"prompt": "a fox"})
+    key = post("api-keys", {"name": "laptop"})
     return {
         "datasets": dataset,
         "images": client.get(f"/v1/datasets/{dataset}/images").json()["data"][0]["id"],
@@ -85,6 +86,7 @@ def ids(client: TestClient, make_dataset: MakeDataset) -> Ids:
         ),
         "inputs": sent.json()["id"],
         "jobs": generation,
+        "api-keys": key,
     }
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app import broker
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.child import Child
@@ -129,7 +130,7 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
     beat = beat_child(servers.data_dir, variables, logs)
     with transaction() as session:
         account = accounts.create_account(session, "customer")
-        _, secret = accounts.create_key(session, account.id, "e2e")
+        _, secret = keys.create_key(session, account.id, "e2e")
 
     def restart_worker() -> None:
         if worker.is_alive():

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from starlette.testclient import TestClient
 
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import transaction
@@ -22,7 +23,7 @@ def at_work(
 
     with transaction() as session:
         account = accounts.create_account(session, "faults")
-        _, secret = accounts.create_key(session, account.id, "faults")
+        _, secret = keys.create_key(session, account.id, "faults")
     with (
         witness(),
         running_stack(servers) as stack,

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from sqlalchemy import text, update
 
-from app.accounts import service
+from app.accounts import keys, service
 from app.accounts.models import ApiKey
 from app.database import transaction
 from app.errors import Unauthenticated
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 def make_key() -> tuple[str, str]:
     with transaction() as session:
         account = service.create_account(session, "customer")
-        key, secret = service.create_key(session, account.id, "test")
+        key, secret = keys.create_key(session, account.id, "test")
         return key.id, secret
 
 
@@ -32,22 +32,22 @@ def test_only_the_hash_of_a_secret_is_kept():
 def test_a_revoked_key_speaks_for_nobody():
     key_id, secret = make_key()
     with transaction() as session:
-        assert service.authenticate(session, secret).id == key_id
+        assert keys.authenticate(session, secret).id == key_id
     with transaction() as session:
         session.execute(update(ApiKey).values(revoked_at=text("now()")))
     with transaction() as session, pytest.raises(Unauthenticated):
-        service.authenticate(session, secret)
+        keys.authenticate(session, secret)
 
 
 def test_a_long_request_does_not_hold_up_others_with_the_same_key():
     _, secret = make_key()
     with transaction() as uploading:
-        service.authenticate(uploading, secret)
+        keys.authenticate(uploading, secret)
         with transaction() as polling:
             polling.execute(text("SET LOCAL lock_timeout = '2s'"))
-            service.authenticate(polling, secret)
+            keys.authenticate(polling, secret)
     with transaction() as session:
-        assert service.authenticate(session, secret).last_used_at is not None
+        assert keys.authenticate(session, secret).last_used_at is not None
 
 
 def test_the_first_admin_is_made_once():
@@ -56,4 +56,4 @@ def test_the_first_admin_is_made_once():
     assert secret is not None
     with transaction() as session:
         assert service.bootstrap_admin(session) is None
-        assert "admin" in service.authenticate(session, secret).scopes
+        assert "admin" in keys.authenticate(session, secret).scopes

@@ -3,9 +3,15 @@
 import subprocess
 import sys
 
-from app.accounts.service import authenticate
+import pytest
+from sqlalchemy import select
+
+from app.accounts.keys import authenticate
+from app.accounts.service import create_account
+from app.audit.models import AuditEntry
 from app.cli.embedded import EmbeddedServers
 from app.database import transaction
+from app.errors import Unauthenticated
 
 
 def _lorawright(servers: EmbeddedServers, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -43,3 +49,39 @@ def test_migrating_twice_is_harmless(clean: EmbeddedServers) -> None:
         finished = _lorawright(clean, "migrate")
         assert finished.returncode == 0, finished.stderr
         assert "The database has the newest schema." in finished.stdout
+
+
+def test_keys_are_listed_rotated_and_revoked(clean: EmbeddedServers) -> None:
+    made = _lorawright(clean, "key", "create", "--name", "laptop", "--expires", "2090-01-01")
+    first = made.stdout.splitlines()[1]
+    [line] = _lorawright(clean, "key", "list").stdout.splitlines()
+    key_id, _, name, prefix, scopes, state, used = line.split("\t")
+    assert (name, state, used) == ("laptop", "works", "never")
+    assert first.startswith(prefix)
+    assert scopes == "datasets,trainings,generations"
+    second = _lorawright(clean, "key", "rotate", key_id).stdout.strip()
+    with transaction() as session:
+        assert authenticate(session, second).id == key_id
+        with pytest.raises(Unauthenticated):
+            authenticate(session, first)
+    assert _lorawright(clean, "key", "revoke", key_id).stdout == f"{key_id} is revoked\n"
+    with transaction() as session, pytest.raises(Unauthenticated):
+        authenticate(session, second)
+    again = _lorawright(clean, "key", "rotate", key_id)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "no longer works" in again.stderr
+    none = _lorawright(clean, "key", "revoke", "key_none")
+    assert "No API key key_none" in none.stderr
+    with transaction() as session:
+        actors = session.scalars(select(AuditEntry.actor)).all()
+    assert set(actors) == {"cli"}
+
+
+def test_a_new_account_with_an_admin_key_is_an_operators(clean: EmbeddedServers) -> None:
+    made = _lorawright(clean, "key", "create", "--scope", "admin")
+    with transaction() as session:
+        assert authenticate(session, made.stdout.splitlines()[1]).account.role == "admin"
+        customer = create_account(session, "customer").id
+    refused = _lorawright(clean, "key", "create", "--account", customer, "--scope", "admin")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "role customer" in refused.stderr

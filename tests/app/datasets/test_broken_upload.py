@@ -4,6 +4,7 @@ import socket
 import time
 from pathlib import Path
 
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.ports import LOOPBACK, free_port
@@ -43,7 +44,7 @@ def test_nothing_is_left_in_the_temporary_folder(clean: EmbeddedServers, tmp_pat
     temporary.mkdir()
     with transaction() as session:
         account = accounts.create_account(session, "leaver")
-        _, key = accounts.create_key(session, account.id, "test")
+        _, key = keys.create_key(session, account.id, "test")
         request = DatasetCreate(name="x", task="style", trigger_word="x")
         dataset_id = service.create(session, account.id, request).id
     port = free_port()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import transaction
@@ -13,7 +14,7 @@ def test_an_archive_of_100_megabytes_raises_memory_by_less_than_64(
 ) -> None:
     with transaction() as session:
         account = accounts.create_account(session, "uploader")
-        _, key = accounts.create_key(session, account.id, "test")
+        _, key = keys.create_key(session, account.id, "test")
     variables = clean.environment() | {"LORAWRIGHT_LOG_LEVEL": "warning"}
     rise = measure(variables, key, tmp_path, 100)
     assert rise.sent_bytes > 90_000_000
