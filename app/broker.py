@@ -24,6 +24,7 @@ MAINTENANCE = "maintenance"
 WORK_TASK = "lorawright.work"
 SWEEP_TASK = "lorawright.sweep"
 ORPHANS_TASK = "lorawright.orphans"
+DELIVER_TASK = "lorawright.deliver"
 
 
 def _configuration() -> dict[str, Any]:
@@ -83,6 +84,14 @@ def wake(queue: str) -> None:
         log.warning("queue %s not woken: %s", queue, error)
 
 
+def wake_deliverer() -> None:
+    """Ring for whoever sends webhooks. Redis being away is logged; the sweeper rings again."""
+    try:
+        celery_app.send_task(DELIVER_TASK, queue=MAINTENANCE, retry=False)
+    except (OperationalError, OSError, redis.RedisError) as error:
+        log.warning("webhooks not woken: %s", error)
+
+
 def job_channel(job_id: str) -> str:
     """Where news of one job is whispered: followed by event streams and by its worker."""
     return f"lorawright:job:{job_id}"
@@ -101,6 +110,11 @@ def wake_after_commit(session: Session, queue: str) -> None:
     _pending(session, "wake").add(queue)
 
 
+def deliver_after_commit(session: Session) -> None:
+    """Ring for whoever sends webhooks once the session's transaction has committed."""
+    _pending(session, "deliver").add("")
+
+
 def announce_after_commit(session: Session, job_id: str) -> None:
     """Announce a job's news once the session's transaction has committed."""
     _pending(session, "announce").add(job_id)
@@ -116,9 +130,12 @@ def _send_pending(session: Session) -> None:
         wake(queue)
     for job_id in session.info.pop("announce", ()):
         announce(job_id)
+    if session.info.pop("deliver", None):
+        wake_deliverer()
 
 
 @event.listens_for(Session, "after_rollback")
 def _forget_pending(session: Session) -> None:
     session.info.pop("wake", None)
     session.info.pop("announce", None)
+    session.info.pop("deliver", None)

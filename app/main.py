@@ -34,6 +34,7 @@ from app.web.plain import PlainRequests
 from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
 from app.web.rate_limit import RateLimit
+from app.webhooks import routes as webhooks
 
 
 @asynccontextmanager
@@ -83,6 +84,7 @@ def create_app() -> FastAPI:
         comparisons,
         openai_images,
         jobs,
+        webhooks,
         admin_accounts,
         admin_audit,
     ):

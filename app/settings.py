@@ -83,6 +83,28 @@ class Settings(BaseSettings):
         gt=0,
         description="How long the answer to a request with an `Idempotency-Key` is given again.",
     )
+    max_webhooks_per_account: int = Field(
+        default=20, ge=0, description="Most webhook endpoints; an account may have another limit."
+    )
+    webhook_allow_http: bool = Field(
+        default=False, description="Whether webhooks may go to http:// as well."
+    )
+    webhook_allowed_networks: tuple[str, ...] = Field(
+        default=(),
+        description="Networks that webhooks may go to although they are not public, as a JSON "
+        'list: `["10.1.0.0/16"]`.',
+    )
+    webhook_ca_file: Path | None = Field(
+        default=None,
+        description="Certificates (PEM) that receivers' are checked against; unset means the "
+        "usual public ones.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=20, gt=0, description="How long a receiver may take for one delivery."
+    )
+    webhook_keep_seconds: float = Field(
+        default=30 * 24 * 3600, gt=0, description="How long deliveries are kept."
+    )
     audit_keep_seconds: float = Field(
         default=400 * 24 * 3600, gt=0, description="How long the audit log keeps an entry."
     )

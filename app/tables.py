@@ -11,6 +11,7 @@ from app.jobs import models as jobs
 from app.loras import models as loras
 from app.retention import models as retention
 from app.trainings import models as trainings
+from app.webhooks import models as webhooks
 
 metadata = Base.metadata
 
@@ -26,4 +27,5 @@ __all__ = [
     "metadata",
     "retention",
     "trainings",
+    "webhooks",
 ]

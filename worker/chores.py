@@ -18,6 +18,8 @@ from app.retention import expiry
 from app.retention import service as retention
 from app.settings import get_settings
 from app.storage import get_store
+from app.webhooks import sending
+from worker.webhooks import deliverer
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,15 @@ def _give_up_late_uploads() -> None:
         uploads.expire_uploads(session, get_store())
 
 
+def _send_webhooks() -> None:
+    deliverer.ring()
+
+
+def _forget_old_deliveries() -> None:
+    with transaction() as session:
+        sending.prune(session)
+
+
 def _remove_doomed_objects() -> None:
     """As many as there is time for until the next sweep."""
     ends_at = time.monotonic() + get_settings().sweep_seconds / 2
@@ -98,6 +109,8 @@ CHORES: tuple[Callable[[], None], ...] = (
     _let_go_of_old_states,
     _forget_old_answers,
     _forget_old_audit_entries,
+    _send_webhooks,
+    _forget_old_deliveries,
     _give_up_late_uploads,
     _remove_doomed_objects,
 )

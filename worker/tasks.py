@@ -2,12 +2,13 @@
 
 import logging
 
-from app.broker import ORPHANS_TASK, SWEEP_TASK, WORK_TASK, celery_app, wake
+from app.broker import DELIVER_TASK, ORPHANS_TASK, SWEEP_TASK, WORK_TASK, celery_app, wake
 from app.database import transaction
 from app.jobs import lifecycle
 from worker import chores
 from worker.drain import is_draining
 from worker.runner import run_next
+from worker.webhooks import deliverer
 from worker.workspace import remove_leftovers
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,12 @@ def work(queue: str) -> None:
 def sweep() -> None:
     """Do what the sweeper does every few seconds."""
     chores.sweep()
+
+
+@celery_app.task(name=DELIVER_TASK)
+def deliver() -> None:
+    """Begin to send what webhooks are due; it goes on beside the other tasks."""
+    deliverer.ring()
 
 
 @celery_app.task(name=ORPHANS_TASK)

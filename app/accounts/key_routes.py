@@ -3,32 +3,19 @@
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Request
 
 from app.accounts import keys, quotas
 from app.accounts.key_schemas import ApiKeyCreate, ApiKeyMade, ApiKeyRead, ApiKeyRotate
 from app.accounts.keys import CUSTOMER_SCOPES
 from app.accounts.models import ApiKey
 from app.errors import ScopeMissing
-from app.web.dependencies import ActingKey, PageAfter, PageLimit, SessionDep
+from app.web.dependencies import ManagingKey, PageAfter, PageLimit, SessionDep
 from app.web.once import OnceRoute, once_of
 from app.web.pages import Page, page_of
 
 router = APIRouter(prefix="/v1/api-keys", tags=["account"], route_class=OnceRoute)
 routers = [router]
-
-
-async def managing_key(key: ActingKey) -> ApiKey:
-    """The calling key, if it may manage the account's keys: one that may do everything else."""
-    if "admin" not in key.scopes and not set(CUSTOMER_SCOPES) <= set(key.scopes):
-        raise ScopeMissing(
-            f"This key has the scopes {key.scopes}; keys are managed with one that has all of "
-            f"{list(CUSTOMER_SCOPES)}"
-        )
-    return key
-
-
-ManagingKey = Annotated[ApiKey, Depends(managing_key)]
 
 
 @router.post("", status_code=201)

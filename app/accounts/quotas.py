@@ -19,6 +19,7 @@ Quota = Literal[
     "loras",
     "stored_bytes",
     "api_keys",
+    "webhooks",
     "queued_jobs",
     "running_jobs",
     "gpu_seconds_per_month",
@@ -31,6 +32,7 @@ SETTING: dict[Quota, str] = {
     "loras": "max_loras_per_account",
     "stored_bytes": "max_stored_bytes_per_account",
     "api_keys": "max_api_keys_per_account",
+    "webhooks": "max_webhooks_per_account",
     "queued_jobs": "max_queued_per_account",
     "running_jobs": "max_running_per_account",
     "gpu_seconds_per_month": "max_gpu_seconds_per_month",
@@ -41,6 +43,8 @@ _COUNTS: dict[Quota, str] = {
     "loras": "SELECT count(*) FROM loras WHERE account_id = :account_id",
     "api_keys": "SELECT count(*) FROM api_keys WHERE account_id = :account_id "
     "AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
+    "webhooks": "SELECT count(*) FROM webhook_endpoints WHERE account_id = :account_id "
+    "AND url IS NOT NULL",
     "queued_jobs": "SELECT count(*) FROM jobs WHERE account_id = :account_id "
     "AND queue IN ('caption', 'train', 'generate') AND status = 'queued'",
     "running_jobs": "SELECT count(*) FROM jobs WHERE account_id = :account_id "

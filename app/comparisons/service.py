@@ -61,6 +61,7 @@ def submit(
         account_id=account_id,
         labels=request.metadata,
         deadline_at=request.deadline,
+        webhook_url=request.webhook,
         request_id=request_id,
         base_model=whole.base_model.id,
         batch_size=len(cells),

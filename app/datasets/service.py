@@ -204,6 +204,7 @@ def submit_captioning(
         account_id=dataset.account_id,
         labels=request.metadata,
         deadline_at=request.deadline,
+        webhook_url=request.webhook,
         request_id=request_id,
     )
     captioning = Captioning(

@@ -16,6 +16,7 @@ from app.generations.schemas import GenerationCreate
 from app.jobs import service as jobs
 from app.settings import get_settings
 from app.storage import ObjectStore
+from app.webhooks import service as webhooks
 
 
 def submit(
@@ -31,11 +32,21 @@ def submit(
         RequestError: see `freeze`.
     """
     frozen = freeze(session, store, account_id, request)
-    return _queue(session, account_id, frozen, request.metadata, request_id, request.deadline)
+    return _queue(
+        session,
+        account_id,
+        frozen,
+        request.metadata,
+        request_id,
+        deadline_at=request.deadline,
+        webhook_url=request.webhook,
+    )
 
 
 def try_out(session: Session, account_id: str, request: GenerationCreate) -> GenerationForecast:
     """What the generation would take, if it were submitted; it raises what `freeze` does."""
+    if request.webhook is not None:
+        webhooks.check(request.webhook, "webhook")
     return forecast(session, account_id, freeze(session, None, account_id, request))
 
 
@@ -63,7 +74,9 @@ def _queue(
     frozen: Frozen,
     labels: dict[str, str],
     request_id: str,
+    *,
     deadline_at: datetime | None = None,
+    webhook_url: str | None = None,
 ) -> Generation:
     job_id = new_id("gen")
     jobs.submit(
@@ -75,6 +88,7 @@ def _queue(
         labels=labels,
         request_id=request_id,
         deadline_at=deadline_at,
+        webhook_url=webhook_url,
         batch_key=batch_key(frozen.base_model.id, frozen.request),
         batch_size=frozen.request["num_images"],
         base_model=frozen.base_model.id,

@@ -1,17 +1,30 @@
 """A job's story: appended in the transaction that makes it true, replayed by streams."""
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.broker import announce_after_commit
 from app.database import JsonObject
 from app.jobs.models import EventType, Job, JobEvent
+from app.webhooks import outbox
+from app.webhooks.models import WebhookEndpoint
+
+_IS_WATCHED: ColumnElement[bool] = or_(
+    Job.webhook_url.is_not(None),
+    exists().where(
+        WebhookEndpoint.account_id == Job.account_id,
+        WebhookEndpoint.disabled_at.is_(None),
+        WebhookEndpoint.url.is_not(None),
+    ),
+)
 
 
 def begin(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> None:
     """The first event of a job that this transaction has inserted with `event_seq` 1."""
     session.add(JobEvent(job_id=job_id, seq=1, type=type_, payload=payload))
     announce_after_commit(session, job_id)
+    if session.scalar(select(_IS_WATCHED).where(Job.id == job_id)):
+        outbox.put(session, job_id)
 
 
 def append(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> int:
@@ -20,18 +33,22 @@ def append(session: Session, job_id: str, type_: EventType, payload: JsonObject)
     The number is taken by an UPDATE of the job's row, whose lock keeps the story in order and
     without gaps, whoever writes.
     """
-    seq = session.scalar(
+    # Whether anybody is told by webhook is seen on the way, without a statement of its own.
+    row = session.execute(
         update(Job)
         .where(Job.id == job_id)
         .values(event_seq=Job.event_seq + 1)
-        .returning(Job.event_seq)
+        .returning(Job.event_seq, _IS_WATCHED)
         .execution_options(synchronize_session=False)
-    )
-    if seq is None:
+    ).one_or_none()
+    if row is None:
         raise LookupError(f"no job {job_id}")
+    seq, is_watched = row
     session.add(JobEvent(job_id=job_id, seq=seq, type=type_, payload=payload))
     session.flush()
     announce_after_commit(session, job_id)
+    if is_watched and type_ == "status":
+        outbox.put(session, job_id)
     return seq
 
 

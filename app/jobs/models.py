@@ -117,6 +117,8 @@ class Job(CreatedAt, Base):
     error_retryable: Mapped[bool | None]
 
     gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    # Told of every change of status, besides the account's webhooks.
+    webhook_url: Mapped[str | None] = mapped_column(String(2000))
     event_seq: Mapped[int] = mapped_column(Integer, default=0)
     request_id: Mapped[str | None] = mapped_column(String(100))
     # The client's own string pairs; `metadata` is a word SQLAlchemy keeps for itself.

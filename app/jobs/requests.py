@@ -7,6 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from app.database import utc_now
 from app.settings import get_settings
+from app.web.text import PlainText
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -56,4 +57,12 @@ class JobRequest(BaseModel):
         description="A time with its zone, or seconds from now: a job that is not done by then "
         "fails with `deadline_exceeded`",
         examples=[3600],
+    )
+    webhook: PlainText | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="A URL that is told of every change of the job's status, besides the "
+        "account's webhooks",
+        examples=["https://example.com/lorawright"],
     )

@@ -12,6 +12,7 @@ from app.errors import NotFound
 from app.jobs import events, lines
 from app.jobs.models import TERMINAL, Job, JobKind, JobStatus
 from app.settings import get_settings
+from app.webhooks import service as webhooks
 
 
 def submit(
@@ -29,6 +30,7 @@ def submit(
     recipe: str | None = None,
     priority: int = 0,
     deadline_at: datetime | None = None,
+    webhook_url: str | None = None,
 ) -> Job:
     """Insert a queued job and its first event; the queue is woken after the commit.
 
@@ -39,10 +41,14 @@ def submit(
         recipe: of the LoRAs it needs; workers that have them merged prefer it.
         priority: higher goes first, whoever waits.
         deadline_at: when the job fails unless it has ended.
+        webhook_url: told of every change of status, besides the account's webhooks.
 
     Raises:
         QuotaExceeded: too many wait already, or the month's GPU seconds are used up.
+        Invalid: nothing is sent to such a webhook.
     """
+    if webhook_url is not None:
+        webhooks.check(webhook_url, "webhook")
     # What an upload brought must be worked through, whatever else waits.
     if queue != "ingest":
         quotas.take(session, account_id, queued_jobs=1, gpu_seconds_per_month=0)
@@ -60,6 +66,7 @@ def submit(
         recipe=recipe,
         priority=priority,
         deadline_at=deadline_at,
+        webhook_url=webhook_url,
         event_seq=1,
     )
     session.add(job)

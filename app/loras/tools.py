@@ -58,7 +58,9 @@ def submit(
         return _queue_conversion(session, lora, request.layout, request, request_id)
     if request.rank is None and request.keep is None and not isinstance(request, Merge):
         raise _invalid("/rank", "give a rank, a share to keep (keep), or both")
-    settled: JsonObject = request.model_dump(exclude={"metadata", "deadline", "lora", "loras"})
+    settled: JsonObject = request.model_dump(
+        exclude={"metadata", "deadline", "webhook", "lora", "loras"}
+    )
     if isinstance(request, Extract):
         found: list[tuple[Lora, float]] = []
         base = _base_models(request)
@@ -279,6 +281,7 @@ def _queue(
         account_id=account_id,
         labels=asked.metadata,
         deadline_at=asked.deadline,
+        webhook_url=asked.webhook,
         request_id=request_id,
     )
     operation: Any = request["operation"]

@@ -20,6 +20,7 @@ from app.trainings.freeze import Frozen, freeze
 from app.trainings.models import Checkpoint, Training, TrainingMetric
 from app.trainings.params import Task
 from app.trainings.schemas import TrainingCreate
+from app.webhooks import service as webhooks
 
 
 def submit(session: Session, account_id: str, request: TrainingCreate, request_id: str) -> Training:
@@ -45,12 +46,15 @@ def submit(session: Session, account_id: str, request: TrainingCreate, request_i
         warnings=frozen.warnings,
         labels=request.metadata,
         deadline_at=request.deadline,
+        webhook_url=request.webhook,
         request_id=request_id,
     )
 
 
 def try_out(session: Session, account_id: str, request: TrainingCreate) -> Forecast:
     """What the training would take, if it were submitted; it raises what `submit` does."""
+    if request.webhook is not None:
+        webhooks.check(request.webhook, "webhook")
     _, frozen = _frozen(session, account_id, request)
     return forecast(session, account_id, frozen)
 
@@ -83,6 +87,7 @@ def queue(
     state: JsonObject | None = None,
     retry_of: str | None = None,
     deadline_at: datetime | None = None,
+    webhook_url: str | None = None,
 ) -> Training:
     """Insert a training job with a frozen spec, from the start or from a saved state."""
     job_id = new_id("trn")
@@ -95,6 +100,7 @@ def queue(
         labels=labels,
         request_id=request_id,
         deadline_at=deadline_at,
+        webhook_url=webhook_url,
     )
     training = Training(
         id=job_id,

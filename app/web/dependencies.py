@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.accounts import keys
-from app.accounts.keys import Scope
+from app.accounts.keys import CUSTOMER_SCOPES, Scope
 from app.accounts.models import Account, ApiKey
 from app.audit.service import Actor, act_as
 from app.database import new_session, transaction
@@ -134,6 +134,21 @@ async def any_account(key: Annotated[ApiKey, Depends(acting_key)]) -> Account:
     return key.account
 
 
+async def managing_key(key: Annotated[ApiKey, Depends(acting_key)]) -> ApiKey:
+    """The key, if it may manage the account's keys and webhooks: it may do everything else."""
+    if "admin" not in key.scopes and not set(CUSTOMER_SCOPES) <= set(key.scopes):
+        raise ScopeMissing(
+            f"This key has the scopes {key.scopes}; keys and webhooks are managed with one that "
+            f"has all of {list(CUSTOMER_SCOPES)}"
+        )
+    return key
+
+
+async def managing_account(key: Annotated[ApiKey, Depends(managing_key)]) -> Account:
+    """The account of a key that may manage its keys and webhooks."""
+    return key.account
+
+
 async def operator(key: Annotated[ApiKey, Depends(acting_key)]) -> ApiKey:
     """The key of an operator; from now on the request sees the rows of all accounts."""
     if "admin" not in key.scopes or key.account.role != "admin":
@@ -167,7 +182,8 @@ def brief(scope: Scope) -> Callable[[tuple[str, str]], Awaitable[str]]:
 
 BriefAccountId = Annotated[str, Depends(brief("generations"))]
 BriefDatasetsAccountId = Annotated[str, Depends(brief("datasets"))]
-ActingKey = Annotated[ApiKey, Depends(acting_key)]
+ManagingKey = Annotated[ApiKey, Depends(managing_key)]
+ManagingAccount = Annotated[Account, Depends(managing_account)]
 Operator = Annotated[ApiKey, Depends(operator)]
 AnyAccount = Annotated[Account, Depends(any_account)]
 DatasetsAccount = Annotated[Account, Depends(scoped("datasets"))]

@@ -33,6 +33,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/trainings/{training_id}/checkpoints/{checkpoint_id}/publish": {
         "json": {"name": "mine"}
     },
+    "PATCH /v1/webhooks/{webhook_id}": {"json": {"description": "mine now"}},
     "PATCH /v1/loras/{lora_id}": {"json": {"name": "mine now"}},
 }
 # Tables whose rows are no account's.
@@ -71,6 +72,8 @@ def ids(client: TestClient, make_dataset: MakeDataset) -> Ids:
         session.add(checkpoint)
     generation = post("generations", {"prompt": "a fox"})
     key = post("api-keys", {"name": "laptop"})
+    webhook = post("webhooks", {"url": "https://93.184.215.14/", "events": ["*"]})
+    delivery = post(f"webhooks/{webhook}/test", None)
     return {
         "datasets": dataset,
         "images": client.get(f"/v1/datasets/{dataset}/images").json()["data"][0]["id"],
@@ -87,6 +90,8 @@ def ids(client: TestClient, make_dataset: MakeDataset) -> Ids:
         "inputs": sent.json()["id"],
         "jobs": generation,
         "api-keys": key,
+        "webhooks": webhook,
+        "deliveries": delivery,
     }
 
 
