@@ -18,6 +18,7 @@ LorawrightError
 │   ├── UnsupportedMediaType      a body of another kind than the route takes
 │   └── Invalid                   a value is wrong; `problems` says which
 │       ├── IdempotencyKeyReused  another request came with the same key
+│       ├── PromptRefused         a rule of the operator's forbids the prompt
 │       ├── DatasetEmpty          nothing to caption or train on
 │       ├── UploadRejected        not one file of an upload was usable
 │       ├── ArchiveUnsafe         an archive that tricks or bombs
@@ -148,6 +149,11 @@ class Invalid(RequestError):
 class IdempotencyKeyReused(Invalid):
     code = "idempotency_key_reused"
     title = "The key belongs to another request"
+
+
+class PromptRefused(Invalid):
+    code = "prompt_refused"
+    title = "The prompt is refused"
 
 
 class DatasetEmpty(Invalid):

@@ -14,6 +14,7 @@ from app.admin import audit_routes as admin_audit
 from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
+from app.content.rules import load as load_content_rules
 from app.datasets import routes as datasets
 from app.datasets import upload_routes as dataset_uploads
 from app.generations import routes as generations
@@ -57,6 +58,7 @@ def create_app() -> FastAPI:
     configure_logs(settings.log_level)
     # One that cannot be used is told now, not at the first request.
     load_catalog(settings.catalog_path)
+    load_content_rules()
     app = DescribedApi(
         title="Lorawright",
         version="0.1.0",

@@ -51,6 +51,18 @@ class Settings(BaseSettings):
         default=REPOSITORY / "assets" / "catalog.toml",
         description="TOML file of base models and captioners.",
     )
+    deny_list: Path | None = Field(
+        default=None,
+        description="TOML file of words and patterns that no prompt may have; unset refuses none.",
+    )
+    content_check: str | None = Field(
+        default=None,
+        description="The operator's own check of prompts, uploads and pictures, as `module:name`.",
+    )
+    safety_checker: str | None = Field(
+        default=None,
+        description="A diffusers safety checker that sees every drawn picture: a folder or hub id.",
+    )
     default_base_model: str = Field(
         default="sdxl-1.0", description="Catalog id used when a request names none."
     )

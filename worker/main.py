@@ -7,6 +7,7 @@ from celery.signals import setup_logging, worker_process_init, worker_shutting_d
 
 from app.broker import celery_app
 from app.catalog import load_catalog
+from app.content.rules import load as load_content_rules
 from app.database import get_engine
 from app.logs import configure_logs
 from app.settings import get_settings
@@ -20,6 +21,7 @@ __all__ = ["celery_app", "tasks"]
 
 # One that cannot be used stops the worker here, not at its first job.
 load_catalog(get_settings().catalog_path)
+load_content_rules()
 
 
 @setup_logging.connect

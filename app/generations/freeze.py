@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog import BaseModelEntry, load_catalog
+from app.content.rules import check_prompt
 from app.database import JsonObject
 from app.errors import FieldProblem, Invalid, LoraIncompatible, NotFound, TooManyLoras
 from app.generations import inputs, prompt_tags
@@ -51,6 +52,7 @@ def freeze(
     Raises:
         Invalid: a value is outside what the base model can do.
         ImageUnusable: a picture in the request cannot be decoded.
+        PromptRefused: a rule of the operator's forbids the prompt.
         TooManyLoras: more LoRAs than can be applied together.
         LoraIncompatible: a LoRA of another architecture.
         NotFound: no such LoRA, checkpoint or picture in this account.
@@ -58,6 +60,7 @@ def freeze(
     settings = get_settings()
     prompt, tags = prompt_tags.split(request.prompt)
     _check_length("/prompt", prompt)
+    check_prompt("/prompt", prompt)
     _check_length("/negative_prompt", request.negative_prompt)
     base_model = _base_model(request.base_model or settings.default_base_model)
     uses = request.loras + [LoraUse(lora=tag.lora, weight=tag.weight) for tag in tags]

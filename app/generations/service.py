@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog import load_catalog
+from app.content.rules import check_prompt
 from app.database import JsonObject, new_id
 from app.errors import Conflict, NotFound
 from app.generations.batching import batch_key, recipe
@@ -56,6 +57,7 @@ def replay(session: Session, account_id: str, job_id: str, request_id: str) -> G
     Raises:
         NotFound: no such generation in this account, or its base model is no longer offered.
         Conflict: it has not succeeded.
+        PromptRefused: a rule of the operator's forbids the prompt by now.
     """
     job = jobs.get(session, account_id, job_id, "generation")
     if job.status != "succeeded":
@@ -64,6 +66,8 @@ def replay(session: Session, account_id: str, job_id: str, request_id: str) -> G
     base_model = load_catalog(get_settings().catalog_path).base_model(done.base_model)
     if base_model is None:
         raise NotFound(f"The base model {done.base_model} is no longer offered")
+    # The rules may be newer than the request.
+    check_prompt("/prompt", done.request["prompt"])
     frozen = Frozen(base_model, done.request, done.loras)
     return _queue(session, account_id, frozen, dict(job.labels), request_id)
 

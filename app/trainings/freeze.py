@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog import BaseModelEntry
+from app.content.rules import check_prompt
 from app.database import JsonObject
 from app.datasets import service as datasets
 from app.datasets.captions import render
@@ -72,8 +73,11 @@ def freeze(
         Conflict: several LoRAs have the name that `from_lora` says.
         DatasetEmpty: a dataset has no usable image.
         LoraIncompatible: `from_lora` was made for another architecture.
+        PromptRefused: a rule of the operator's forbids a sample prompt.
         Invalid: parameters that cannot be.
     """
+    for number, prompt in enumerate(request.sample_prompts):
+        check_prompt(f"/sample_prompts/{number}", prompt)
     subject = _pictures(session, dataset)
     start = _warm_start(session, account_id, request, base_model)
     params = _resolve(

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.content.rules import prompt_refusal
 from app.database import JsonObject
 from app.errors import JobError, JobInputMissing, LeaseLost, NotFound
 from app.generations.batching import recipe
@@ -28,6 +29,7 @@ from app.storage import get_store
 from worker.handlers.at_hand import remember
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.lora_cache import fetch_lora
+from worker.handlers.made_pictures import check_made, refusal
 from worker.handlers.models import base_model_entry, base_model_spec, device_policy, pipelines
 from worker.handlers.prefetch import Prefetch
 from worker.ml.base_models.errors import BaseModelUnavailable
@@ -144,6 +146,8 @@ def watch(context: JobContext) -> Watch:
             context.lease.lose()
 
     def on_preview(preview: Preview) -> None:
+        if refusal(preview.image) is not None:
+            return
         with suppress(LeaseLost):
             context.record("sample", _preview_payload(preview))
 
@@ -165,6 +169,9 @@ def _preview_payload(preview: Preview) -> JsonObject:
 def _read(context: JobContext) -> _Request:
     detail = patiently(lambda session: session.get_one(Generation, context.claim.job_id))
     request, loras = dict(detail.request), list(detail.loras)
+    # The rules may be newer than the request.
+    if (rule := prompt_refusal(request["prompt"])) is not None:
+        raise GenerationFailed("prompt_refused", f"The prompt breaks this service's rule {rule!r}")
     # Outside the transaction: its files may first have to come to this machine.
     base_model = base_model_spec(base_model_entry(detail.base_model))
     context.progress(0.0, stage="load")
@@ -267,7 +274,12 @@ def receipt(
 
 
 def store_image(key: str, image: GeneratedImage, image_format: Any, made: Receipt) -> StoredImage:
-    """Pack a picture with its receipt, store it, and read it back: it is there, whole."""
+    """Pack a picture with its receipt, store it, and read it back: it is there, whole.
+
+    Raises:
+        ImageRefused: a rule of the operator's forbids it; nothing is stored.
+    """
+    check_made(image.image)
     data = encode_image(image.image, image_format, made)
     get_store().put_bytes(key, data, f"image/{image_format}")
     digest = hashlib.sha256(data).hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -24,6 +25,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from app.trainings.models import Checkpoint, Training, TrainingMetric
 from worker.handlers.context import JobContext
+from worker.handlers.made_pictures import refusal
 from worker.handlers.models import base_model_entry, base_model_spec
 from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
 from worker.patience import patiently
@@ -238,6 +240,13 @@ def _on_log(running: _Run, event: JsonObject) -> None:
 
 def _on_sample(running: _Run, event: JsonObject) -> None:
     path = Path(event["path"])
+    with Image.open(path) as image:
+        rule = refusal(image)
+    if rule is not None:
+        # The LoRA is no picture: the training goes on without this one.
+        message = f"a sample of step {event['step']} breaks this service's rule {rule!r}"
+        running.context.record("log", {"level": "warning", "message": message})
+        return
     key = attempt_key(running.context.claim, f"samples/{path.name}")
     get_store().put_file(key, path, "image/png")
     sample = {"prompt": event["prompt"], "seed": event["seed"], "object_key": key}

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from app.content.rules import upload_refusal
 from app.datasets.intake.archives import is_junk, unpack
 from app.datasets.intake.dataset_toml import (
     DatasetFile,
@@ -197,7 +198,7 @@ def verify_image(file: StagedFile, settings: Settings) -> VerifiedImage:
     """Decode a picture whole and measure it.
 
     Raises:
-        NotUsable: too large, too small, not a picture, or broken.
+        NotUsable: too large, too small, not a picture, broken, or refused by the operator's rules.
     """
     size = file.bytes
     if size > settings.max_image_bytes:
@@ -245,6 +246,8 @@ def verify_image(file: StagedFile, settings: Settings) -> VerifiedImage:
             sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise NotUsable("image_broken", f"it does not decode: {error}") from error
+        if (rule := upload_refusal(image)) is not None:
+            raise NotUsable("image_refused", f"it breaks this service's rule {rule!r}")
         width, height = reversed(image.size) if sideways else image.size
     return VerifiedImage(
         file=file,
