@@ -1,6 +1,7 @@
 """Whether the process lives, and whether each server it needs answers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from fastapi import APIRouter
@@ -25,17 +26,20 @@ def livez() -> dict[str, str]:
 @router.get("/readyz")
 def readyz() -> JSONResponse:
     """200 when Postgres and storage answer. Redis is named too, but its absence only slows."""
+    told = report()
+    return JSONResponse(told, status_code=200 if told["status"] == "ok" else 503)
+
+
+def report() -> dict[str, Any]:
+    """`status`, and of each of the `dependencies` what it answers."""
     checks: dict[str, Callable[[], object]] = {
         "postgres": _ask_postgres,
         "redis": get_redis().ping,
         "s3": get_store().check,
     }
-    report = {name: _outcome(check) for name, check in checks.items()}
-    ready = report["postgres"] == "ok" and report["s3"] == "ok"
-    return JSONResponse(
-        {"status": "ok" if ready else "unavailable", "dependencies": report},
-        status_code=200 if ready else 503,
-    )
+    answers = {name: _outcome(check) for name, check in checks.items()}
+    ready = answers["postgres"] == "ok" and answers["s3"] == "ok"
+    return {"status": "ok" if ready else "unavailable", "dependencies": answers}
 
 
 def _ask_postgres() -> None:

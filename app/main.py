@@ -11,6 +11,8 @@ from app.accounts import key_routes as api_keys
 from app.accounts import usage_routes as usage
 from app.admin import account_routes as admin_accounts
 from app.admin import audit_routes as admin_audit
+from app.admin import job_routes as admin_jobs
+from app.admin import worker_routes as admin_workers
 from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
@@ -89,6 +91,8 @@ def create_app() -> FastAPI:
         webhooks,
         admin_accounts,
         admin_audit,
+        admin_jobs,
+        admin_workers,
     ):
         for router in module.routers:
             app.include_router(router)

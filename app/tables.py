@@ -12,6 +12,7 @@ from app.loras import models as loras
 from app.retention import models as retention
 from app.trainings import models as trainings
 from app.webhooks import models as webhooks
+from app.workers import models as workers
 
 metadata = Base.metadata
 
@@ -28,4 +29,5 @@ __all__ = [
     "retention",
     "trainings",
     "webhooks",
+    "workers",
 ]

@@ -19,6 +19,7 @@ from app.retention import service as retention
 from app.settings import get_settings
 from app.storage import get_store
 from app.webhooks import sending
+from app.workers import service as workers
 from worker.webhooks import deliverer
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,11 @@ def _forget_old_deliveries() -> None:
         sending.prune(session)
 
 
+def _forget_silent_workers() -> None:
+    with transaction() as session:
+        workers.forget_silent(session)
+
+
 def _remove_doomed_objects() -> None:
     """As many as there is time for until the next sweep."""
     ends_at = time.monotonic() + get_settings().sweep_seconds / 2
@@ -111,6 +117,7 @@ CHORES: tuple[Callable[[], None], ...] = (
     _forget_old_audit_entries,
     _send_webhooks,
     _forget_old_deliveries,
+    _forget_silent_workers,
     _give_up_late_uploads,
     _remove_doomed_objects,
 )

@@ -22,7 +22,7 @@ from app.errors import LeaseLost
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.settings import get_settings
-from worker.drain import is_draining
+from worker.drain import hands_back
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Lease:
                 asked = True
                 if self._ended.is_set():
                     return
-                if self._reason is None and is_draining():
+                if self._reason is None and hands_back():
                     self._reason = "draining"
                 if news or time.monotonic() - renewed >= settings.heartbeat_seconds:
                     ears = ears or self._listen()

@@ -3,7 +3,12 @@
 import logging
 from typing import Any
 
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import (
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutting_down,
+)
 
 from app.broker import celery_app
 from app.catalog import load_catalog
@@ -13,6 +18,7 @@ from app.logs import configure_logs
 from app.settings import get_settings
 from worker import tasks
 from worker.drain import start_draining
+from worker.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +30,10 @@ load_catalog(get_settings().catalog_path)
 load_content_rules()
 
 
+# Of this process, once it is a child that runs jobs.
+_presence: list[Presence] = []
+
+
 @setup_logging.connect
 def _configure_logs(**_: Any) -> None:
     configure_logs(get_settings().log_level)
@@ -33,6 +43,14 @@ def _configure_logs(**_: Any) -> None:
 def _start_child(**_: Any) -> None:
     # A connection opened in the parent must not be shared with the child.
     get_engine().dispose(close=False)
+    _presence.append(Presence())
+    _presence[0].begin()
+
+
+@worker_process_shutdown.connect
+def _end_child(**_: Any) -> None:
+    for presence in _presence:
+        presence.end()
 
 
 @worker_shutting_down.connect

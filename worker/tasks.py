@@ -6,7 +6,7 @@ from app.broker import DELIVER_TASK, ORPHANS_TASK, SWEEP_TASK, WORK_TASK, celery
 from app.database import transaction
 from app.jobs import lifecycle
 from worker import chores
-from worker.drain import is_draining
+from worker.drain import claims_no_more
 from worker.runner import run_next
 from worker.webhooks import deliverer
 from worker.workspace import remove_leftovers
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 @celery_app.task(name=WORK_TASK)
 def work(queue: str) -> None:
     """Run one job of the queue, then ring again if more are waiting."""
-    if is_draining():
+    if claims_no_more():
         return
-    if not run_next(queue) or is_draining():
+    if not run_next(queue) or claims_no_more():
         return
     if left := remove_leftovers():
         log.info("removed the folders of lost attempts: %s", left)

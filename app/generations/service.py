@@ -15,6 +15,7 @@ from app.generations.freeze import Frozen, freeze
 from app.generations.models import GeneratedImage, Generation
 from app.generations.schemas import GenerationCreate
 from app.jobs import service as jobs
+from app.jobs.models import Job
 from app.settings import get_settings
 from app.storage import ObjectStore
 from app.webhooks import service as webhooks
@@ -62,7 +63,25 @@ def replay(session: Session, account_id: str, job_id: str, request_id: str) -> G
     job = jobs.get(session, account_id, job_id, "generation")
     if job.status != "succeeded":
         raise Conflict(f"{job_id} is {job.status}; only what has succeeded can be made again")
-    done = session.get_one(Generation, job_id)
+    return _again(session, account_id, job, request_id)
+
+
+def retry(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
+    """Queue a failed or canceled generation again, as a new job.
+
+    Raises:
+        NotFound: no such generation in this account, or its base model is no longer offered.
+        Conflict: it has not failed or been canceled.
+        PromptRefused: a rule of the operator's forbids the prompt by now.
+    """
+    job = jobs.get(session, account_id, job_id, "generation")
+    if job.status not in ("failed", "canceled"):
+        raise Conflict(f"{job_id} is {job.status}; only a failed or canceled one is retried")
+    return _again(session, account_id, job, request_id)
+
+
+def _again(session: Session, account_id: str, job: Job, request_id: str) -> Generation:
+    done = session.get_one(Generation, job.id)
     base_model = load_catalog(get_settings().catalog_path).base_model(done.base_model)
     if base_model is None:
         raise NotFound(f"The base model {done.base_model} is no longer offered")

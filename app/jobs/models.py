@@ -68,6 +68,9 @@ class Job(CreatedAt, Base):
         ),
         # Lists, newest first.
         Index("ix_jobs_account", "account_id", text("created_at DESC"), text("id DESC")),
+        Index("ix_jobs_newest", text("created_at DESC"), text("id DESC")),
+        # What failed lately, and how many end.
+        Index("ix_jobs_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
         # Waiting jobs that could run in one batch with a claimed one, oldest first.
         Index(
             "ix_jobs_batch",

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 from app.accounts import keys
 from app.accounts.models import Account, ApiKey
 from app.audit.models import AuditEntry
-from app.database import transaction
+from app.database import transaction, utc_now
 from app.jobs import claiming
+from app.workers import service as workers
 
 GENERATION = {"prompt": "a red apple", "base_model": "emoji-64"}
 
@@ -113,9 +114,7 @@ def test_an_operator_lists_accounts_by_page(
 
 
 def test_every_change_by_an_operator_is_written_down(
-    client: TestClient,  # noqa: ARG001 (an account)
-    operator: TestClient,
-    customer_id: str,
+    client: TestClient, operator: TestClient, customer_id: str
 ) -> None:
     bodies: dict[str, dict[str, Any]] = {
         "POST /v1/admin/accounts": {"name": "new"},
@@ -123,23 +122,31 @@ def test_every_change_by_an_operator_is_written_down(
         "POST /v1/admin/accounts/{account_id}/suspend": {"reason": "test"},
         "POST /v1/admin/accounts/{account_id}/api-keys": {"name": "k"},
     }
+    with transaction() as session:
+        workers.report(session, workers.Report("gpu-1:7", ("train",), "0.1.0", utc_now()))
     key_id = operator.post(
         f"/v1/admin/accounts/{customer_id}/api-keys", json={"name": "doomed"}
     ).json()["id"]
-    ids = {"{account_id}": customer_id, "{key_id}": key_id}
+    ids = {"{account_id}": customer_id, "{key_id}": key_id, "{worker_id}": "gpu-1:7"}
 
     def entries() -> int:
         with transaction() as session:
             return session.scalar(select(func.count()).select_from(AuditEntry)) or 0
 
     changing = [found for found in admin_operations(operator) if found[0] != "GET"]
-    # What is suspended is resumed after it.
-    changing.sort(key=lambda found: found[1].endswith("/resume"))
+    # Jobs are made while the account may make them; what is suspended is resumed after it.
+    changing.sort(key=lambda found: (found[1].endswith("/resume"), "/jobs/" not in found[1]))
     for method, path in changing:
+        if "/jobs/" in path:
+            ids["{job_id}"] = client.post("/v1/generations", json=GENERATION).json()["id"]
+            bodies[f"{method} {path}"] = {"ids": [ids["{job_id}"]]}
+            if path.endswith("/retry"):
+                client.post(f"/v1/generations/{ids['{job_id}']}/cancel")
         filled, before = path, entries()
         for name, value in ids.items():
             filled = filled.replace(name, value)
-        answer = operator.request(method, filled, json=bodies.get(f"{method} {path}"))
+        body = None if "{job_id}" in path else bodies.get(f"{method} {path}")
+        answer = operator.request(method, filled, json=body)
         assert answer.status_code < 300, (path, answer.text)
         assert entries() > before, path
     log = operator.get("/v1/admin/audit", params={"account": customer_id, "limit": 100}).json()
