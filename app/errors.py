@@ -8,6 +8,7 @@ LorawrightError
 │   ├── AccountSuspended          an operator has suspended the account
 │   ├── QuotaExceeded             the account has used up what it may have
 │   ├── NotFound                  no such object in this account
+│   ├── OutputExpired             it was kept for a while, which is over
 │   ├── Conflict                  the object's state forbids it
 │   │   ├── UploadIncomplete      parts of an upload have not arrived
 │   │   └── IdempotencyKeyInFlight  the first request with this key is being answered
@@ -97,6 +98,11 @@ class QuotaExceeded(RequestError):
 class NotFound(RequestError):
     code = "not_found"
     title = "No such object"
+
+
+class OutputExpired(RequestError):
+    code = "output_expired"
+    title = "It is no longer kept"
 
 
 class Conflict(RequestError):
@@ -276,6 +282,7 @@ STATUS_OF: dict[type[LorawrightError], int] = {
     QuotaExceeded: 403,
     NotFound: 404,
     Conflict: 409,
+    OutputExpired: 410,
     PreconditionFailed: 412,
     TooLarge: 413,
     RateLimited: 429,

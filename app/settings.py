@@ -114,6 +114,18 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(
         default=20, gt=0, description="How long a receiver may take for one delivery."
     )
+    picture_keep_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long pictures of generations and comparisons are kept; unset means until "
+        "they are deleted.",
+    )
+    input_keep_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long pictures sent to `/v1/inputs` are kept; unset means until they are "
+        "deleted.",
+    )
     webhook_keep_seconds: float = Field(
         default=30 * 24 * 3600, gt=0, description="How long deliveries are kept."
     )

@@ -69,6 +69,12 @@ def _let_go_of_old_states() -> None:
         expiry.let_go_of_states(session)
 
 
+def _let_go_of_old_pictures() -> None:
+    with transaction() as session:
+        expiry.let_go_of_pictures(session)
+        expiry.let_go_of_inputs(session)
+
+
 def _forget_old_answers() -> None:
     with transaction() as session:
         idempotency.prune(session)
@@ -113,6 +119,7 @@ CHORES: tuple[Callable[[], None], ...] = (
     _wake_queues,
     _forget_old_lines,
     _let_go_of_old_states,
+    _let_go_of_old_pictures,
     _forget_old_answers,
     _forget_old_audit_entries,
     _send_webhooks,

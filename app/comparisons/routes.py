@@ -59,22 +59,23 @@ def get_comparison(job_id: str, account: GenerationsAccount, session: SessionDep
 
 def _read(session: Session, job: Job) -> ComparisonRead:
     detail = session.get_one(Comparison, job.id)
-    store = get_store()
+    store, is_kept = get_store(), job.pictures_gone_at is None
     return ComparisonRead(
         **job_fields(session, job),
         base_model=detail.base_model,
+        expires_at=job.pictures_expire_at,
         request=detail.request,
         axes=detail.axes,
         cells=len(detail.cells),
         images=[
             ComparisonImage(
                 labels=detail.cells[image["index"]]["labels"],
-                url=store.presign_get(image["object_key"]),
+                url=store.presign_get(image["object_key"]) if is_kept else None,
                 **{name: image[name] for name in image if name != "object_key"},
             )
             for image in detail.images
         ],
-        sheet_url=store.presign_get(detail.sheet_key) if detail.sheet_key else None,
+        sheet_url=store.presign_get(detail.sheet_key) if detail.sheet_key and is_kept else None,
     )
 
 

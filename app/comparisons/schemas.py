@@ -1,5 +1,6 @@
 """Comparisons on the wire."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,7 +55,8 @@ class ComparisonImage(BaseModel):
 
     index: int
     labels: list[str]
-    url: str
+    # Null once it has expired.
+    url: str | None
     seed: int
     width: int
     height: int
@@ -66,6 +68,8 @@ class ComparisonImage(BaseModel):
 
 class ComparisonRead(JobRead):
     base_model: str
+    # Until when its pictures are kept; null: until it is deleted.
+    expires_at: datetime | None
     request: JsonObject
     axes: list[JsonObject]
     cells: int

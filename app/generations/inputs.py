@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -17,12 +18,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import JsonObject, new_id
+from app.database import JsonObject, new_id, utc_now
 from app.datasets.intake.staging import StagedFile, VerifiedImage
 from app.datasets.intake.verify import NotUsable, verify_image
 from app.datasets.models import Dataset
 from app.datasets.models import Image as DatasetImage
-from app.errors import FieldProblem, Invalid, NotFound
+from app.errors import FieldProblem, Invalid, NotFound, OutputExpired
 from app.generations.models import GeneratedImage, InputImage
 from app.jobs.models import Job
 from app.retention.service import doom, hold
@@ -51,6 +52,7 @@ def add(session: Session, store: ObjectStore, account_id: str, path: Path, name:
     data = _packed(path)
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"accounts/{account_id}/inputs/{sha256}.png"
+    kept = get_settings().input_keep_seconds
     hold(session, account_id)
     store.put_bytes(key, data, "image/png")
     image = InputImage(
@@ -61,6 +63,7 @@ def add(session: Session, store: ObjectStore, account_id: str, path: Path, name:
         object_key=key,
         sha256=sha256,
         bytes=len(data),
+        expires_at=None if kept is None else utc_now() + timedelta(seconds=kept),
     )
     session.add(image)
     session.flush()
@@ -80,6 +83,16 @@ def get(session: Session, account_id: str, image_id: str) -> InputImage:
     if image is None:
         raise NotFound(f"No uploaded picture {image_id}")
     return image
+
+
+def check_kept(image: InputImage) -> None:
+    """Refuse a picture whose bytes are gone.
+
+    Raises:
+        OutputExpired: its time is over.
+    """
+    if image.gone_at is not None:
+        raise OutputExpired(f"{image.id} was kept until {image.expires_at:%Y-%m-%d %H:%M} UTC")
 
 
 def delete(session: Session, image: InputImage) -> None:
@@ -102,6 +115,7 @@ def resolve(
 
     Raises:
         NotFound: the account has no such picture.
+        OutputExpired: its time is over.
         ImageUnusable: a `data:` URL that is no usable picture.
         Invalid: it is no reference at all.
     """
@@ -110,6 +124,7 @@ def resolve(
         return _frozen(made.id, made.object_key, made.sha256) if made else _frozen("data:", "", "")
     if reference.startswith("up_"):
         image = get(session, account_id, reference)
+        check_kept(image)
         return _frozen(image.id, image.object_key, image.sha256)
     if reference.startswith("img_"):
         row = session.scalar(
@@ -121,17 +136,20 @@ def resolve(
             raise NotFound(f"No image {reference}")
         return _frozen(reference, row.object_key, row.sha256)
     if match := _DRAWN.fullmatch(reference):
-        drawn = session.scalar(
-            select(GeneratedImage)
+        found = session.execute(
+            select(GeneratedImage, Job.pictures_expire_at, Job.pictures_gone_at)
             .join(Job, Job.id == GeneratedImage.generation_id)
             .where(
                 GeneratedImage.generation_id == match[1],
                 GeneratedImage.index == int(match[2]),
                 Job.account_id == account_id,
             )
-        )
-        if drawn is None:
+        ).one_or_none()
+        if found is None:
             raise NotFound(f"No picture {reference}")
+        drawn, expired_at, gone_at = found
+        if gone_at is not None:
+            raise OutputExpired(f"{reference} was kept until {expired_at:%Y-%m-%d %H:%M} UTC")
         return _frozen(reference, drawn.object_key, drawn.sha256)
     detail = f"{name}: {reference[:60]!r} is none of up_…, img_…, gen_…/0 and data:image/…;base64,…"
     raise Invalid(detail, [FieldProblem(f"/{name}", detail)])

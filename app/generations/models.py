@@ -1,5 +1,7 @@
 """Generations and the pictures they made."""
 
+from datetime import datetime
+
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -27,7 +29,14 @@ class InputImage(CreatedAt, Base):
     """A picture a customer has sent to start from, or a mask."""
 
     __tablename__ = "input_images"
-    __table_args__ = (Index("ix_input_images_account", "account_id", text("id DESC")),)
+    __table_args__ = (
+        Index("ix_input_images_account", "account_id", text("id DESC")),
+        Index(
+            "ix_input_images_expires",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND gone_at IS NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
@@ -36,6 +45,9 @@ class InputImage(CreatedAt, Base):
     object_key: Mapped[str] = mapped_column(String(300), index=True)
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
+    # If it is kept for a while only: until when, and since when its bytes are gone.
+    expires_at: Mapped[datetime | None]
+    gone_at: Mapped[datetime | None]
 
 
 class GeneratedImage(CreatedAt, Base):

@@ -129,6 +129,7 @@ def delete_input(image_id: str, account: GenerationsAccount, session: SessionDep
 
 
 def _read_input(store: ObjectStore, image: InputImage) -> InputImageRead:
+    inputs.check_kept(image)
     shown = {
         name: getattr(image, name)
         for name in InputImageRead.model_fields
@@ -140,10 +141,11 @@ def _read_input(store: ObjectStore, image: InputImage) -> InputImageRead:
 def _read(session: Session, job: Job) -> GenerationRead:
     detail = session.get_one(Generation, job.id)
     reports = {report["lora"]: report for report in detail.lora_reports}
-    store = get_store()
+    store, is_kept = get_store(), job.pictures_gone_at is None
     return GenerationRead(
         **job_fields(session, job),
         base_model=detail.base_model,
+        expires_at=job.pictures_expire_at,
         request=detail.request,
         loras=[
             LoraReport(
@@ -161,7 +163,7 @@ def _read(session: Session, job: Job) -> GenerationRead:
         images=[
             GeneratedImageRead(
                 index=image.index,
-                url=store.presign_get(image.object_key),
+                url=store.presign_get(image.object_key) if is_kept else None,
                 seed=image.seed,
                 width=image.width,
                 height=image.height,

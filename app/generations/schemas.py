@@ -109,11 +109,14 @@ class InputImageRead(BaseModel):
     sha256: str
     url: str
     created_at: datetime
+    # Null where it is kept until it is deleted.
+    expires_at: datetime | None
 
 
 class GeneratedImageRead(BaseModel):
     index: int
-    url: str
+    # Null once it has expired.
+    url: str | None
     seed: int
     width: int
     height: int
@@ -139,6 +142,8 @@ class LoraReport(BaseModel):
 
 class GenerationRead(JobRead):
     base_model: str
+    # Until when its pictures are kept; null: until it is deleted.
+    expires_at: datetime | None
     request: JsonObject
     loras: list[LoraReport]
     images: list[GeneratedImageRead]

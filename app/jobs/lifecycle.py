@@ -22,6 +22,8 @@ from app.settings import get_settings
 # Kinds whose batch size is a number of pictures.
 DRAWING: frozenset[JobKind] = frozenset({"generation", "comparison"})
 GPU_QUEUES = frozenset({"caption", "train", "generate"})
+# Kinds whose pictures may be kept for a while only.
+PICTURE_KINDS = frozenset({"generation", "comparison"})
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,9 @@ def finish(
     }
     if status == "succeeded":
         values["progress_fraction"] = 1.0
+        kept = get_settings().picture_keep_seconds
+        if kept is not None and claim.kind in PICTURE_KINDS:
+            values["pictures_expire_at"] = from_now(kept)
     if error is not None:
         values |= {f"error_{name}": error[name] for name in ("code", "message", "retryable")}
     _write(session, claim, values)

@@ -69,6 +69,11 @@ class Job(CreatedAt, Base):
         # Lists, newest first.
         Index("ix_jobs_account", "account_id", text("created_at DESC"), text("id DESC")),
         Index("ix_jobs_newest", text("created_at DESC"), text("id DESC")),
+        Index(
+            "ix_jobs_pictures_expire",
+            "pictures_expire_at",
+            postgresql_where=text("pictures_expire_at IS NOT NULL AND pictures_gone_at IS NULL"),
+        ),
         # What failed lately, and how many end.
         Index("ix_jobs_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
         # Waiting jobs that could run in one batch with a claimed one, oldest first.
@@ -120,6 +125,9 @@ class Job(CreatedAt, Base):
     error_retryable: Mapped[bool | None]
 
     gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    # Of a generation or comparison, if its pictures are kept for a while only.
+    pictures_expire_at: Mapped[datetime | None]
+    pictures_gone_at: Mapped[datetime | None]
     # Told of every change of status, besides the account's webhooks.
     webhook_url: Mapped[str | None] = mapped_column(String(2000))
     event_seq: Mapped[int] = mapped_column(Integer, default=0)

@@ -17,19 +17,21 @@ _SHOWN = text("""
     WHERE EXISTS (SELECT FROM images WHERE object_key = key OR thumbnail_key = key)
        OR EXISTS (SELECT FROM loras WHERE object_key = key)
        OR EXISTS (SELECT FROM lora_files WHERE object_key = key)
-       OR EXISTS (SELECT FROM input_images WHERE object_key = key)
+       OR EXISTS (SELECT FROM input_images WHERE object_key = key AND gone_at IS NULL)
        OR EXISTS (SELECT FROM uploads WHERE object_key = key AND NOT object_gone)
        OR EXISTS (
             SELECT FROM generated_images
-            WHERE generation_id = split_part(key, '/', 4) AND object_key = key)
+            JOIN jobs ON jobs.id = generation_id
+            WHERE generation_id = split_part(key, '/', 4) AND object_key = key
+              AND pictures_gone_at IS NULL)
        OR EXISTS (
             SELECT FROM checkpoints
             WHERE training_id = split_part(key, '/', 4)
               AND (object_key = key
                    OR samples @> jsonb_build_array(jsonb_build_object('object_key', key))))
        OR EXISTS (
-            SELECT FROM comparisons
-            WHERE id = split_part(key, '/', 4)
+            SELECT FROM comparisons JOIN jobs USING (id)
+            WHERE id = split_part(key, '/', 4) AND pictures_gone_at IS NULL
               AND (sheet_key = key
                    OR images @> jsonb_build_array(jsonb_build_object('object_key', key))))
 """)
