@@ -88,7 +88,6 @@ def test_a_lora_is_a_model(openai_client, road):
         ({"size": "65x64"}, "width", "65 px is not a multiple of 8"),
         ({"size": "8x8"}, "size", "least is 32"),
         ({"n": 9}, "n", "less than or equal to 8"),
-        ({"model": "dall-e-3"}, "model", "GET /v1/models"),
         ({"quality": "hd"}, "quality", "auto"),
         ({"prompt": "x" * 4001}, "prompt", "4001 characters"),
     ],
@@ -98,6 +97,12 @@ def test_a_wrong_value_is_the_clients_own_error(openai_client, fields, param, wo
         openai_client.images.generate(**{"prompt": "a fox", **fields})
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"
+
+
+def test_a_model_that_there_is_not_is_the_clients_own_error(openai_client):
+    with pytest.raises(openai.NotFoundError, match="GET /v1/models") as refused:
+        openai_client.images.generate(prompt="a fox", model="dall-e-3")
+    assert refused.value.param == "model"
 
 
 def test_a_wrong_key_is_the_clients_own_error(openai_client):
