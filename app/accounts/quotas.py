@@ -25,8 +25,11 @@ Quota = Literal[
     "gpu_seconds_per_month",
 ]
 QUOTAS: tuple[Quota, ...] = get_args(Quota)
-# A limit that an account may have of its own too; it is counted in Redis, see `web/rate_limit.py`.
+# Limits that an account may have of its own too, though they are none of all it has together: one
+# is counted in Redis (`web/rate_limit.py`), the other of each dataset.
 REQUESTS = "requests_per_minute"
+IMAGES = "images_per_dataset"
+LIMITS: tuple[str, ...] = (*QUOTAS, REQUESTS, IMAGES)
 SETTING: dict[Quota, str] = {
     "datasets": "max_datasets_per_account",
     "loras": "max_loras_per_account",
@@ -110,6 +113,13 @@ def limit_of(account: Account, name: Quota) -> float | None:
         own: float | None = account.limits[name]
         return own
     limit: float | None = getattr(get_settings(), SETTING[name])
+    return limit
+
+
+def images_per_dataset(session: Session, account_id: str) -> float | None:
+    """How many images one dataset of the account may have; None is without limit."""
+    default = get_settings().max_images_per_dataset
+    limit: float | None = _account(session, account_id).limits.get(IMAGES, default)
     return limit
 
 

@@ -6,16 +6,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.accounts.key_schemas import ApiKeyCreate
-from app.accounts.quotas import QUOTAS, REQUESTS
+from app.accounts.quotas import LIMITS
 from app.accounts.service import Role
 from app.accounts.usage_schemas import QuotaRead
 from app.web.text import PlainText
 
 
 def _known(limits: dict[str, float | None]) -> dict[str, float | None]:
-    known = (*QUOTAS, REQUESTS)
-    if unknown := sorted(set(limits) - set(known)):
-        raise ValueError(f"no limit {unknown[0]!r}; there are {', '.join(known)}")
+    if unknown := sorted(set(limits) - set(LIMITS)):
+        raise ValueError(f"no limit {unknown[0]!r}; there are {', '.join(LIMITS)}")
     return limits
 
 

@@ -160,7 +160,7 @@ def check_usable(session: Session, dataset: Dataset, intake: Intake) -> None:
         UploadRejected: not one file is usable.
         TooLarge: the dataset would have too many images.
     """
-    _check_room(session, dataset.id, intake.images)
+    _check_room(session, dataset, intake.images)
     if intake.images or any(_named(session, dataset.id, stem) for stem in intake.loose_captions):
         return
     refused = [*intake.outcomes, *map(_loose, intake.loose_captions)]
@@ -233,22 +233,22 @@ def _named(session: Session, dataset_id: str, stem: str) -> list[Image]:
     return [row for row in rows if PurePosixPath(row.filename).stem == stem]
 
 
-def _check_room(session: Session, dataset_id: str, images: Sequence[VerifiedImage]) -> None:
+def _check_room(session: Session, dataset: Dataset, images: Sequence[VerifiedImage]) -> None:
     # Locks the dataset's row, so that two uploads at once cannot pass the limit together.
     # Jobs that name the dataset may still be inserted meanwhile.
     session.execute(
-        select(Dataset.id).where(Dataset.id == dataset_id).with_for_update(key_share=True)
+        select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(key_share=True)
     )
     hashes = {image.sha256 for image in images}
     there = session.scalars(
-        select(Image.sha256).where(Image.dataset_id == dataset_id, Image.sha256.in_(hashes))
+        select(Image.sha256).where(Image.dataset_id == dataset.id, Image.sha256.in_(hashes))
     ).all()
-    limit = get_settings().max_images_per_dataset
-    total = service.counts(session, dataset_id).images + len(hashes) - len(there)
-    if total > limit:
+    limit = quotas.images_per_dataset(session, dataset.account_id)
+    total = service.counts(session, dataset.id).images + len(hashes) - len(there)
+    if limit is not None and total > limit:
         raise TooLarge(
-            f"The dataset would have {total} images; the limit "
-            f"(LORAWRIGHT_MAX_IMAGES_PER_DATASET) is {limit}"
+            f"The dataset would have {total} images; the limit (by default "
+            f"LORAWRIGHT_MAX_IMAGES_PER_DATASET) is {limit:g}"
         )
 
 

@@ -12,6 +12,8 @@ from app.audit.models import AuditEntry
 from app.database import transaction, utc_now
 from app.jobs import claiming
 from app.workers import service as workers
+from tests.app.conftest import MakeDataset
+from tests.pictures import picture
 
 GENERATION = {"prompt": "a red apple", "base_model": "emoji-64"}
 
@@ -78,6 +80,21 @@ def test_an_accounts_own_rate_limit_holds(client: TestClient, operator: TestClie
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[0].headers["RateLimit-Policy"] == '"requests";q=2;w=60'
     assert client.get("/v1/account").status_code == 200
+
+
+def test_an_account_may_have_larger_or_smaller_datasets_than_others(
+    client: TestClient, operator: TestClient, customer_id: str, make_dataset: MakeDataset
+) -> None:
+    operator.patch(f"/v1/admin/accounts/{customer_id}", json={"limits": {"images_per_dataset": 2}})
+    dataset = make_dataset(pictures=2)
+    files = [("files", ("more.png", picture(7), "image/png"))]
+    answer = client.post(f"/v1/datasets/{dataset}/images", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "3 images" in answer.json()["detail"]
+    assert answer.json()["detail"].endswith("is 2")
+    limits = {"images_per_dataset": None}
+    operator.patch(f"/v1/admin/accounts/{customer_id}", json={"limits": limits})
+    assert client.post(f"/v1/datasets/{dataset}/images", files=files).status_code == 201
 
 
 def test_a_suspended_accounts_keys_are_refused_and_its_jobs_stay(

@@ -210,7 +210,7 @@ def test_an_archive_that_would_be_too_much_for_the_dataset_keeps_nothing(
     client: TestClient, dataset_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = get_settings().model_copy(update={"max_images_per_dataset": 2})
-    monkeypatch.setattr("app.datasets.keeping.get_settings", lambda: small)
+    monkeypatch.setattr("app.accounts.quotas.get_settings", lambda: small)
     found = refused(client, dataset_id, archive({f"{n}.png": picture(n) for n in range(3)}))
     assert found["error"]["code"] == "too_large"
     assert found["accepted"] == 0

@@ -264,7 +264,7 @@ def test_submitting_while_redis_is_away_is_a_201_and_the_job_waits(client, make_
 def test_a_dataset_over_its_number_of_images_is_refused(client, make_dataset, monkeypatch):
     dataset_id = make_dataset()
     small = get_settings().model_copy(update={"max_images_per_dataset": 2})
-    monkeypatch.setattr("app.datasets.keeping.get_settings", lambda: small)
+    monkeypatch.setattr("app.accounts.quotas.get_settings", lambda: small)
     data = archive({f"{n}.png": picture(n) for n in range(3)})
     answer = upload(client, dataset_id, "a.zip", data)
     assert answer.status_code == 413
