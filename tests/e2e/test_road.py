@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from app.generations.schemas import GenerationCreate
+from app.jobs.requests import JobRequest
 from tests.e2e import style_distance
 from tests.e2e.conftest import EXAMPLES, Road, Service
 
@@ -177,7 +178,7 @@ def test_each_picture_can_be_made_again_alone_by_the_request_it_carries(
     job = service.post("/v1/generations", request)
     job = service.succeed(f"/v1/generations/{job['id']}")
     for image in job["images"]:
-        given = set(GenerationCreate.model_fields) - {"metadata", "deadline"}
+        given = set(GenerationCreate.model_fields) - set(JobRequest.model_fields)
         assert set(image["request"]) == given, "nothing is left to a default"
         [again] = draw(service, **image["request"])
         first = Image.open(io.BytesIO(httpx.get(image["url"]).content))
