@@ -1,15 +1,27 @@
 """Every LORAWRIGHT_* variable: typed, documented, in one class, read once at the edge."""
 
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+
+def _networks(told: object) -> object:
+    """The networks of a list parted by commas."""
+    if not isinstance(told, str):
+        return told
+    return tuple(str(ip_network(one.strip())) for one in told.split(",") if one.strip())
+
+
+# Not JSON, as the settings would have it.
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -101,10 +113,10 @@ class Settings(BaseSettings):
     webhook_allow_http: bool = Field(
         default=False, description="Whether webhooks may go to http:// as well."
     )
-    webhook_allowed_networks: tuple[str, ...] = Field(
+    webhook_allowed_networks: Networks = Field(
         default=(),
-        description="Networks that webhooks may go to although they are not public, as a JSON "
-        'list: `["10.1.0.0/16"]`.',
+        description="Networks that webhooks may go to although they are not public: "
+        "`10.1.0.0/16,fd00::/8`.",
     )
     webhook_ca_file: Path | None = Field(
         default=None,
