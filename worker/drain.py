@@ -20,8 +20,9 @@ def start_draining() -> None:
     _draining.set()
 
 
-def obey(order: Order | None) -> None:
-    """Do as an operator says, until he says otherwise."""
+def obey(order: Order | None) -> bool:
+    """Do as an operator says, until he says otherwise; whether this process may go on only now."""
+    was_held = _held.is_set()
     for event, is_ordered in (
         (_held, order is not None),
         (_handing_back, order == "hand_back"),
@@ -30,6 +31,7 @@ def obey(order: Order | None) -> None:
             event.set()
         else:
             event.clear()
+    return was_held and order is None
 
 
 def claims_no_more() -> bool:

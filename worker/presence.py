@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.broker import celery_app
+from app.broker import WORK_QUEUES, celery_app, wake
 from app.database import transaction, utc_now
 from app.settings import get_settings
 from app.workers import service
@@ -50,7 +50,11 @@ class Presence:
         )
         with transaction() as session:
             order = service.report(session, told)
-        obey(order)
+        if obey(order):
+            # What it was rung for meanwhile it has let pass.
+            for queue in self._queues:
+                if queue in WORK_QUEUES:
+                    wake(queue)
 
     def _beat(self) -> None:
         while not self._ended.is_set():

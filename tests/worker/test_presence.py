@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app.accounts import keys
 from app.accounts import service as accounts
+from app.broker import get_redis
 from app.database import transaction, utc_now
 from app.jobs import claiming
 from app.workers import service
@@ -64,7 +65,7 @@ def test_a_worker_is_listed_with_what_it_holds(client: TestClient, operator: Tes
 
 
 def test_a_drained_worker_leaves_jobs_to_others_until_it_may_go_on(
-    client: TestClient, operator: TestClient
+    client: TestClient, operator: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     presence = Presence()
     presence.report()
@@ -77,8 +78,13 @@ def test_a_drained_worker_leaves_jobs_to_others_until_it_may_go_on(
     # What runs is brought to its end.
     assert not drain.hands_back()
     operator.post(f"/v1/admin/workers/{worker_id()}/resume")
+    monkeypatch.setattr(presence, "_queues", ("generate", "maintenance"))
+    get_redis().delete("generate")
     presence.report()
     assert not drain.claims_no_more()
+    # It rings for what it has let pass.
+    assert get_redis().llen("generate") == 1
+    assert get_redis().llen("maintenance") == 0
     missing = operator.post("/v1/admin/workers/nowhere:1/drain")
     assert missing.status_code == 404
 

@@ -1,5 +1,6 @@
 """`lorawright key`: API keys, made and changed directly in the database by whoever may reach it."""
 
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,13 +53,12 @@ def create(
 ) -> None:
     """Make an API key in the database of LORAWRIGHT_DATABASE_URL and print it once."""
     from app.accounts import keys, service
-    from app.database import transaction
     from app.errors import LorawrightError
 
     scopes = _scopes(scope)
     ends = None if expires is None else expires.replace(tzinfo=UTC)
     try:
-        with transaction() as session:
+        with _database() as session:
             role: service.Role = "admin" if "admin" in scopes else "customer"
             owner = account or service.create_account(session, name, role).id
             _, secret = keys.create_key(session, owner, name, scopes, ends)
@@ -76,9 +76,8 @@ def list_keys(
     ] = None,
 ) -> None:
     """List API keys, one a line, newest first; secrets are not known to anybody."""
-    from app.database import transaction
 
-    with transaction() as session:
+    with _database() as session:
         for found in _find(session, account):
             scopes = ",".join(found.scopes)
             used = "never" if found.last_used_at is None else f"{found.last_used_at:%Y-%m-%d %H:%M}"
@@ -91,9 +90,8 @@ def list_keys(
 def revoke(key_id: KeyId) -> None:
     """Let a key work no more, from the next request on."""
     from app.accounts import keys
-    from app.database import transaction
 
-    with transaction() as session:
+    with _database() as session:
         keys.revoke(session, _one(session, key_id))
     typer.echo(f"{key_id} is revoked")
 
@@ -107,15 +105,35 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print it once."""
     from app.accounts import keys
-    from app.database import transaction
     from app.errors import Conflict
 
     try:
-        with transaction() as session:
+        with _database() as session:
             secret = keys.rotate(session, _one(session, key_id), timedelta(hours=overlap))
     except Conflict as error:
         raise CommandError(error.detail) from error
     Console(highlight=False).print(secret, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _database() -> "Iterator[Session]":
+    """One transaction in the database of the settings.
+
+    Raises:
+        CommandError: it cannot be reached.
+    """
+    from sqlalchemy.exc import OperationalError
+
+    from app.database import get_engine, transaction
+
+    try:
+        with transaction() as session:
+            yield session
+    except OperationalError as error:
+        url = get_engine().url.render_as_string()
+        raise CommandError(
+            f"The database {url} (LORAWRIGHT_DATABASE_URL) cannot be used: {error.orig}"
+        ) from error
 
 
 def _scopes(wanted: list[str] | None) -> "tuple[Scope, ...]":

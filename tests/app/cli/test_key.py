@@ -44,6 +44,21 @@ def test_scopes_and_accounts_that_do_not_exist_are_refused(clean: EmbeddedServer
     assert "No account acct_none" in account.stderr
 
 
+def test_a_database_that_is_away_is_told_in_words(clean: EmbeddedServers) -> None:
+    away = {"LORAWRIGHT_DATABASE_URL": "postgresql+psycopg://me:secret@127.0.0.1:1/lorawright"}
+    told = subprocess.run(
+        [sys.executable, "-m", "app.cli.main", "key", "list"],
+        env=clean.environment() | away,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "LORAWRIGHT_DATABASE_URL) cannot be used" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert "secret" not in told.stderr
+
+
 def test_migrating_twice_is_harmless(clean: EmbeddedServers) -> None:
     for _ in range(2):
         finished = _lorawright(clean, "migrate")
