@@ -11,7 +11,7 @@ from app.accounts.keys import CUSTOMER_SCOPES
 from app.accounts.models import ApiKey
 from app.errors import ScopeMissing
 from app.web.dependencies import ManagingKey, PageAfter, PageLimit, SessionDep
-from app.web.once import OnceRoute, once_of
+from app.web.once import OnceRoute, keep_without_secret
 from app.web.pages import Page, page_of
 
 router = APIRouter(prefix="/v1/api-keys", tags=["account"], route_class=OnceRoute)
@@ -83,9 +83,7 @@ def _check_not_above(own: ApiKey, key: ApiKey) -> None:
 def made(request: Request, key: ApiKey, secret: str) -> ApiKeyMade:
     """The answer that shows a secret, which is not kept with it."""
     answer = ApiKeyMade(**_read(key).model_dump(), secret=secret)
-    if (once := once_of(request)) is not None:
-        # Answers are kept for a day; a secret is not.
-        once.kept_body = answer.model_copy(update={"secret": None}).model_dump_json().encode()
+    keep_without_secret(request, answer)
     return answer
 
 

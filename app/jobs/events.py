@@ -1,6 +1,6 @@
 """A job's story: appended in the transaction that makes it true, replayed by streams."""
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, exists, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.broker import announce_after_commit
@@ -34,11 +34,12 @@ def append(session: Session, job_id: str, type_: EventType, payload: JsonObject)
     without gaps, whoever writes.
     """
     # Whether anybody is told by webhook is seen on the way, without a statement of its own.
+    watched = _IS_WATCHED if type_ == "status" else false()
     row = session.execute(
         update(Job)
         .where(Job.id == job_id)
         .values(event_seq=Job.event_seq + 1)
-        .returning(Job.event_seq, _IS_WATCHED)
+        .returning(Job.event_seq, watched)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
@@ -47,7 +48,7 @@ def append(session: Session, job_id: str, type_: EventType, payload: JsonObject)
     session.add(JobEvent(job_id=job_id, seq=seq, type=type_, payload=payload))
     session.flush()
     announce_after_commit(session, job_id)
-    if is_watched and type_ == "status":
+    if is_watched:
         outbox.put(session, job_id)
     return seq
 

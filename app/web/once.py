@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive
@@ -134,6 +135,12 @@ def once_of(request: Request) -> Once | None:
     """The request's own, where it came with a key to a route that honours it."""
     once: Once | None = getattr(request.state, "once", None)
     return once
+
+
+def keep_without_secret(request: Request, answer: BaseModel) -> None:
+    """Have an answer kept with `secret` null: answers are kept for a day, secrets are not."""
+    if (once := once_of(request)) is not None:
+        once.kept_body = answer.model_copy(update={"secret": None}).model_dump_json().encode()
 
 
 async def _once(request: Request, key: str, handle: Handler) -> Response:

@@ -12,19 +12,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import FieldProblem, Invalid
+from app.jobs.paths import PATHS
 from app.jobs.wait import wait_until_ended
 from app.web.problems import from_domain
 
 MAX_SECONDS = 60
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
-# Where a job of a kind is read.
-PATHS = {
-    "captioning": "/v1/captionings",
-    "training": "/v1/trainings",
-    "generation": "/v1/generations",
-    "comparison": "/v1/comparisons",
-    "lora_tool": "/v1/lora-tools",
-}
 
 
 class PreferWait:

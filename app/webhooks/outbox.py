@@ -13,20 +13,11 @@ from sqlalchemy.orm import Session
 from app.broker import deliver_after_commit
 from app.database import JsonObject, new_id, utc_now
 from app.jobs.models import Job
+from app.jobs.paths import PATHS
 from app.loras.models import Lora
 from app.webhooks import signing
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.names import wanted
-
-# Where a job of a kind is read.
-PATHS = {
-    "ingest": "/v1/jobs",
-    "captioning": "/v1/captionings",
-    "training": "/v1/trainings",
-    "generation": "/v1/generations",
-    "comparison": "/v1/comparisons",
-    "lora_tool": "/v1/lora-tools",
-}
 
 
 def put(session: Session, job_id: str) -> None:

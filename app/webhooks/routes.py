@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 
 from app.web.dependencies import ManagingAccount, PageAfter, PageLimit, SessionDep
-from app.web.once import OnceRoute, once_of
+from app.web.once import OnceRoute, keep_without_secret
 from app.web.pages import Page, page_of
 from app.webhooks import service
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
@@ -124,9 +124,7 @@ def resend_delivery(
 
 def _made(request: Request, endpoint: WebhookEndpoint, secret: str) -> WebhookMade:
     answer = WebhookMade(**_read(endpoint).model_dump(), secret=secret)
-    if (once := once_of(request)) is not None:
-        # Answers are kept for a day; a secret is not kept there.
-        once.kept_body = answer.model_copy(update={"secret": None}).model_dump_json().encode()
+    keep_without_secret(request, answer)
     return answer
 
 
