@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictBool
 
 from app import health
 from app.web.dependencies import Operator, SessionDep
@@ -22,7 +22,7 @@ class WorkerDrain(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # Save and give back what runs, as a stop does, instead of bringing it to its end.
-    hand_back: bool = False
+    hand_back: StrictBool = False
 
 
 class WorkerRead(BaseModel):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from app.database import JsonObject
 from app.datasets.captions import DEFAULT_TEMPLATE
@@ -88,7 +88,7 @@ class ImagePatch(BaseModel):
 
     caption: PlainText | None = Field(default=None, min_length=1)
     repeats: int | None = Field(default=None, ge=1, le=1000)
-    excluded: bool | None = None
+    excluded: StrictBool | None = None
 
 
 class CaptionsEdit(BaseModel):
@@ -105,7 +105,7 @@ class CaptionsEdit(BaseModel):
     # The images to change; null: every one.
     images: list[str] | None = Field(default=None, min_length=1, max_length=5000)
     # Tell what would change, and change nothing.
-    dry_run: bool = False
+    dry_run: StrictBool = False
 
 
 class CaptionChange(BaseModel):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from app.database import JsonObject
 from app.jobs.requests import JobRequest
@@ -76,7 +76,7 @@ class Extract(_Making):
     fine_tuned: str = Field(max_length=64)
     # As a training's `target`.
     targets: Literal["attention", "full", "conv"] = "full"
-    text_encoders: bool = False
+    text_encoders: StrictBool = False
 
 
 LoraToolCreate = Annotated[Convert | Resize | Merge | Extract, Field(discriminator="operation")]

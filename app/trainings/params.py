@@ -6,7 +6,7 @@ pydantic, so that the trainer can run from a shell with no service anywhere.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 Task = Literal["style", "product", "character", "photography"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "adamw_schedulefree"]
@@ -63,7 +63,7 @@ class TrainingParams(_Strict):
     # ΔW is scaled by alpha / rank.
     alpha: float = Field(default=16.0, gt=0, le=1024)
     # Scale by alpha / √rank instead (Kalajdzievski 2023).
-    rank_stabilized: bool = False
+    rank_stabilized: StrictBool = False
     # attention: q, k, v, out; full: feed-forward and projections too; conv: convolutions as well.
     target: Literal["attention", "full", "conv"] = "attention"
     # Of 3×3 convolutions under `target: conv`; None: rank and alpha.
@@ -72,7 +72,7 @@ class TrainingParams(_Strict):
     # How LoKr splits the sides of a weight; -1: as near to square as it goes.
     lokr_factor: int = Field(default=-1, ge=-1, le=64)
     blocks: tuple[BlockParams, ...] = Field(default=(), max_length=64)
-    train_text_encoder: bool = False
+    train_text_encoder: StrictBool = False
     # Trains this many new token vectors for the trigger word; 0: none (Gal et al. 2022).
     trigger_vectors: int = Field(default=0, ge=0, le=16)
     # Ceiling on each module's ‖ΔW‖, which is scaled back to it after a step; None: no ceiling.
@@ -115,21 +115,21 @@ class TrainingParams(_Strict):
     max_bucket_px: int | None = Field(default=None, ge=32, le=4096)
     bucket_step_px: int | None = Field(default=None, ge=8, le=256)
     # Never enlarge a picture: smaller ones get smaller buckets.
-    no_upscale: bool = False
-    flip_augment: bool = False
+    no_upscale: StrictBool = False
+    flip_augment: StrictBool = False
     # Crops that fill a bucket from a chosen place instead of the centre; how many are prepared.
-    random_crop: bool = False
+    random_crop: StrictBool = False
     crop_variants: int = Field(default=4, ge=1, le=32)
     # Samples of the VAE's posterior that are prepared; 0: its mean.
     latent_samples: int = Field(default=0, ge=0, le=16)
     # What shows through transparent pictures.
     background: str = Field(default="#ffffff", pattern=r"^#[0-9a-fA-F]{6}$")
     # Weigh the loss by each picture's transparency; masks of the images' own do so in any case.
-    alpha_mask: bool = False
+    alpha_mask: StrictBool = False
     prior_preservation: PriorPreservation | None = None
 
     # --- captions
-    shuffle_caption: bool = True
+    shuffle_caption: StrictBool = True
     # Orders of each caption that are prepared.
     caption_variants: int = Field(default=4, ge=1, le=64)
     # Comma-separated tokens at the front that shuffling and dropout leave in place.
@@ -143,7 +143,7 @@ class TrainingParams(_Strict):
     caption_dropout_every_n_epochs: int = Field(default=0, ge=0, le=1000)
     tag_dropout_rate: float = Field(default=0.0, ge=0, lt=1)
     # `{red|blue}` becomes one of its parts, and a caption of several lines one of its lines.
-    wildcards: bool = False
+    wildcards: StrictBool = False
 
     # --- the objective
     loss: Literal["l2", "huber", "smooth_l1"] = "l2"
@@ -152,10 +152,10 @@ class TrainingParams(_Strict):
     # Ceiling on the signal-to-noise ratio's weight; None leaves losses unweighted.
     min_snr_gamma: float | None = Field(default=5.0, gt=0, le=100)
     # Weigh by 1 / √SNR instead of min-SNR.
-    debiased_estimation: bool = False
+    debiased_estimation: StrictBool = False
     # auto: what the base model says of itself.
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    zero_terminal_snr: bool = False
+    zero_terminal_snr: StrictBool = False
     noise_offset: float = Field(default=0.0, ge=0, le=1)
     # Octaves of coarser noise that are added, and how much less each next one counts.
     multires_noise_iterations: int = Field(default=0, ge=0, le=10)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from app.web.text import PlainText
 from app.webhooks.models import DeliveryStatus
@@ -45,7 +45,7 @@ class WebhookPatch(BaseModel):
     url: Url | None = None
     events: Events | None = None
     description: PlainText | None = Field(default=None, max_length=500)
-    disabled: bool | None = None
+    disabled: StrictBool | None = None
 
 
 class WebhookRotate(BaseModel):
