@@ -5,6 +5,7 @@ LorawrightError
 │   ├── Unauthenticated           no key, or one that is unknown or revoked
 │   │   └── ApiKeyExpired         the key's time is over
 │   ├── ScopeMissing              the key may not do this
+│   ├── CsrfTokenMissing          a session's cookie without the token of its pages
 │   ├── AccountSuspended          an operator has suspended the account
 │   ├── QuotaExceeded             the account has used up what it may have
 │   ├── NotFound                  no such object in this account
@@ -88,6 +89,11 @@ class AccountSuspended(RequestError):
 class ScopeMissing(RequestError):
     code = "scope_missing"
     title = "The API key lacks a scope"
+
+
+class CsrfTokenMissing(RequestError):
+    code = "csrf_token_missing"
+    title = "The request did not come from one of our pages"
 
 
 class QuotaExceeded(RequestError):
@@ -278,6 +284,7 @@ class LeaseLost(JobError):
 STATUS_OF: dict[type[LorawrightError], int] = {
     Unauthenticated: 401,
     ScopeMissing: 403,
+    CsrfTokenMissing: 403,
     AccountSuspended: 403,
     QuotaExceeded: 403,
     NotFound: 404,

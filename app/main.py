@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import anyio.to_thread
 from fastapi import FastAPI
 
-from app import health, home
+from app import health
 from app.accounts import key_routes as api_keys
 from app.accounts import usage_routes as usage
 from app.admin import account_routes as admin_accounts
@@ -16,6 +16,7 @@ from app.admin import worker_routes as admin_workers
 from app.async_redis import close_async_redis
 from app.catalog import load_catalog
 from app.comparisons import routes as comparisons
+from app.console.routers import add_console
 from app.content.rules import load as load_content_rules
 from app.datasets import routes as datasets
 from app.datasets import upload_routes as dataset_uploads
@@ -97,5 +98,5 @@ def create_app() -> FastAPI:
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)
-    app.include_router(home.router)
+    add_console(app)
     return app

@@ -110,6 +110,15 @@ class Settings(BaseSettings):
     max_webhooks_per_account: int = Field(
         default=20, ge=0, description="Most webhook endpoints; an account may have another limit."
     )
+    session_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="What the console's session cookies are signed with, the same for every API "
+        "process; unset means a random one for each.",
+    )
+    console_session_seconds: int = Field(
+        default=7 * 24 * 3600, ge=60, description="How long a sign-in to the console lasts."
+    )
     webhook_allow_http: bool = Field(
         default=False, description="Whether webhooks may go to http:// as well."
     )

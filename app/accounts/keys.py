@@ -143,13 +143,45 @@ def authenticate(session: Session, secret: str) -> ApiKey:
         ApiKeyExpired: its time is over.
         AccountSuspended: an operator has suspended its account.
     """
-    key = _by_secret(session, secret)
+    return _checked(session, _by_secret(session, secret), _hash(secret))
+
+
+def of_session(session: Session, key_id: str, mark: str) -> ApiKey:
+    """The key that a browser signed in with, with its account.
+
+    Args:
+        mark: `session_mark` of the secret that was given then.
+
+    Raises:
+        Unauthenticated, ApiKeyExpired, AccountSuspended: as of `authenticate`.
+    """
+    key = session.scalar(
+        select(ApiKey).where(ApiKey.id == key_id), execution_options=ACROSS_ACCOUNTS
+    )
+    if key is None:
+        raise Unauthenticated("The API key of this session is unknown")
+    for digest in (key.secret_sha256, key.previous_sha256):
+        if digest is not None and _mark(digest) == mark:
+            return _checked(session, key, digest)
+    raise ApiKeyExpired(f"The API key was replaced by {key.prefix}…; sign in with that")
+
+
+def session_mark(secret: str) -> str:
+    """What tells a key's secrets apart without being of use to anybody."""
+    return _mark(_hash(secret))
+
+
+def _mark(digest: str) -> str:
+    return digest[:16]
+
+
+def _checked(session: Session, key: ApiKey | None, digest: str) -> ApiKey:
     if key is None or key.revoked_at is not None:
         raise Unauthenticated("The API key is unknown or has been revoked")
     now = datetime.now(UTC)
     if key.expires_at is not None and key.expires_at <= now:
         raise ApiKeyExpired(f"The API key {key.prefix}… expired at {key.expires_at.isoformat()}")
-    is_previous = key.secret_sha256 != _hash(secret)
+    is_previous = key.secret_sha256 != digest
     if is_previous and (key.previous_until is None or key.previous_until <= now):
         raise ApiKeyExpired(f"The API key was replaced by {key.prefix}…, and its overlap is over")
     if key.account.suspended_at is not None:
@@ -162,6 +194,14 @@ def authenticate(session: Session, secret: str) -> ApiKey:
 def account_of_secret(session: Session, secret: str) -> Account | None:
     """Whose a bearer token is, whether or not it may still be used; None of an unknown one."""
     key = _by_secret(session, secret)
+    return None if key is None else key.account
+
+
+def account_of_key(session: Session, key_id: str) -> Account | None:
+    """Whose a key is, whether or not it may still be used; None of an unknown one."""
+    key = session.scalar(
+        select(ApiKey).where(ApiKey.id == key_id), execution_options=ACROSS_ACCOUNTS
+    )
     return None if key is None else key.account
 
 

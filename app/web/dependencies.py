@@ -20,6 +20,7 @@ from app.errors import Overloaded, ScopeMissing, Unauthenticated
 from app.isolation import act_for, act_for_everyone, acting_for
 from app.settings import get_settings
 from app.storage import ObjectStore, get_store
+from app.web import browser
 from app.web.once import once_of
 
 # How long a request may wait for a transaction of its own.
@@ -92,14 +93,25 @@ def _authenticate(
     *,
     keeps: bool,
 ) -> ApiKey:
-    if credentials is None:
-        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
-    key = keys.authenticate(session, credentials.credentials)
+    if credentials is not None:
+        key = keys.authenticate(session, credentials.credentials)
+    else:
+        key = _signed_in(request, session)
     if (once := once_of(request)) is not None:
         # This runs in a thread: what it sets of the context is not the request's.
         with acting_for(key.account_id):
             once.begin(session, key.account_id, keeps=keeps)
     return key
+
+
+def _signed_in(request: Request, session: Session) -> ApiKey:
+    """The key that the browser's session was made with."""
+    visit = browser.session_of(request)
+    if visit is None or visit.key_id is None or visit.mark is None:
+        raise Unauthenticated("Send an API key: Authorization: Bearer lw_live_…")
+    if request.method not in browser.SAFE_METHODS:
+        browser.check_token(visit, request.headers.get(browser.TOKEN_HEADER))
+    return keys.of_session(session, visit.key_id, visit.mark)
 
 
 def scoped(scope: Scope) -> Callable[[ApiKey], Awaitable[Account]]:

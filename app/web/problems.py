@@ -140,19 +140,7 @@ def add_error_handlers(app: FastAPI) -> None:
             fields=fields,
         )
 
-    @app.exception_handler(HTTPException)
-    def framework(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400 and error.detail == UNREADABLE_JSON:
-            detail = "The body's JSON is nested too deeply, or has a number of too many digits"
-            return from_domain(request, Invalid(detail, [FieldProblem("", detail)]))
-        return problem_response(
-            request,
-            status=error.status_code,
-            code=FRAMEWORK_CODES.get(error.status_code, "invalid_request"),
-            title=str(error.detail),
-            detail=f"{request.method} {request.url.path}: {error.detail}",
-            headers=dict(error.headers or {}),
-        )
+    app.exception_handler(HTTPException)(framework_problem)
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
@@ -177,6 +165,21 @@ def add_error_handlers(app: FastAPI) -> None:
             title="Something went wrong",
             detail="The error is recorded under this request's id",
         )
+
+
+def framework_problem(request: Request, error: HTTPException) -> JSONResponse:
+    """What the framework itself refuses."""
+    if error.status_code == 400 and error.detail == UNREADABLE_JSON:
+        detail = "The body's JSON is nested too deeply, or has a number of too many digits"
+        return from_domain(request, Invalid(detail, [FieldProblem("", detail)]))
+    return problem_response(
+        request,
+        status=error.status_code,
+        code=FRAMEWORK_CODES.get(error.status_code, "invalid_request"),
+        title=str(error.detail),
+        detail=f"{request.method} {request.url.path}: {error.detail}",
+        headers=dict(error.headers or {}),
+    )
 
 
 def _type_not_sent(request: Request, error: RequestValidationError) -> str | None:

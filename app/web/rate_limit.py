@@ -9,20 +9,24 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.accounts import keys
+from app.accounts.models import Account
 from app.accounts.quotas import REQUESTS
 from app.async_redis import async_redis
 from app.database import transaction
 from app.errors import RateLimited
 from app.settings import Settings
+from app.web.browser import session_of
 from app.web.problems import from_domain
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,8 @@ KNOWN_SECONDS = 30.0
 KNOWN_KEYS = 10_000
 # How long Redis is left alone after it did not answer.
 REST_SECONDS = 5.0
+
+Find = Callable[[Session, str], Account | None]
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,9 @@ class RateLimit:
         """None where nothing is counted: no key, no limit, or no Redis."""
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             return None
-        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or time.monotonic() < self._rests_until:
+        if time.monotonic() < self._rests_until:
             return None
-        caller = await self._caller(secret)
+        caller = await self._caller(scope)
         if caller is None or not caller.limit:
             return None
         try:
@@ -124,11 +129,19 @@ class RateLimit:
             return None
         return _Count(caller.limit, bool(found[0]), int(found[1]), int(found[2]))
 
-    async def _caller(self, secret: str) -> _Caller | None:
-        digest = hashlib.sha256(secret.encode()).digest()
+    async def _caller(self, scope: Scope) -> _Caller | None:
+        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        find: Find
+        if kind.lower() == "bearer":
+            find, told = keys.account_of_secret, secret
+        elif (visit := session_of(HTTPConnection(scope))) is not None and visit.key_id:
+            find, told = keys.account_of_key, visit.key_id
+        else:
+            return None
+        digest = hashlib.sha256(told.encode()).digest()
         known = self._known.get(digest)
         if known is None or known[0] < time.monotonic():
-            caller = await run_in_threadpool(_look_up, secret, self._default)
+            caller = await run_in_threadpool(_look_up, find, told, self._default)
             known = (time.monotonic() + KNOWN_SECONDS, caller)
             # A key that is unknown may be made a moment later; guesses must not fill the memory.
             if caller is not None:
@@ -138,9 +151,9 @@ class RateLimit:
         return known[1]
 
 
-def _look_up(secret: str, default: int) -> _Caller | None:
+def _look_up(find: Find, told: str, default: int) -> _Caller | None:
     with transaction() as session:
-        account = keys.account_of_secret(session, secret)
+        account = find(session, told)
         if account is None:
             return None
         # Null is without limit, as of every quota.

@@ -161,8 +161,11 @@ class EmbeddedServers:
             variables[S3_ENDPOINT_URL] = s3.s3_endpoint_url(self._port("s3"))
             variables["LORAWRIGHT_S3_ACCESS_KEY_ID"] = self.state.secrets.s3_access_key_id
             variables["LORAWRIGHT_S3_SECRET_ACCESS_KEY"] = self.state.secrets.s3_secret_access_key
-        work_dir = {"LORAWRIGHT_WORK_DIR": str(self.data_dir / "work")}
-        return work_dir | self._provided | variables
+        own = {
+            "LORAWRIGHT_WORK_DIR": str(self.data_dir / "work"),
+            "LORAWRIGHT_SESSION_SECRET": self.state.secrets.session_secret,
+        }
+        return own | self._provided | variables
 
     def settings(self) -> Settings:
         """The same as a `Settings`, for code that runs in this process."""

@@ -35,6 +35,7 @@ class Secrets(BaseModel):
     redis_password: str = Field(default_factory=_secret)
     s3_access_key_id: str = Field(default_factory=lambda: "lw" + secrets.token_hex(9))
     s3_secret_access_key: str = Field(default_factory=_secret)
+    session_secret: str = Field(default_factory=_secret)
 
 
 class ProcessRecord(BaseModel):
