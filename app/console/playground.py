@@ -10,6 +10,7 @@ from app.comparisons import routes as comparisons
 from app.comparisons.schemas import AxisName
 from app.console.page import PageDep
 from app.console.route import PageRoute
+from app.console.words import settings_of
 from app.generations import routes as generations
 from app.generations.schedulers import SCHEDULERS
 from app.loras import routes as loras
@@ -50,7 +51,7 @@ def playground(
     catalog = load_catalog(settings.catalog_path)
     start = None
     if again is not None:
-        start = generations.get_generation(again, account, session).request
+        start = settings_of(generations.get_generation(again, account, session))
     elif lora is not None:
         chosen = loras.get_lora(lora, account, session)
         start = {

@@ -7,7 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from app.database import JsonObject
 from app.datasets.schemas import DatasetRead
+from app.generations.schemas import GenerationRead
 from app.trainings.presets import PRESETS
 
 TASKS = {name: preset.title for name, preset in PRESETS.items()}
@@ -67,6 +69,12 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def settings_of(generation: GenerationRead) -> JsonObject:
+    """What the playground's form is filled with to make it again."""
+    uses = [{"lora": use.lora, "weight": use.weight} for use in generation.loras]
+    return {**generation.request, "loras": uses}
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": bytes_said,
     "duration": duration,
@@ -74,6 +82,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "moment": moment,
     "range_of_task": range_of_task,
     "pretty": pretty,
+    "settings_of": settings_of,
     "task_title": lambda task: TASKS.get(task, task),
     "kind_title": lambda kind: KINDS.get(kind, kind),
 }

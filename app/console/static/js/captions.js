@@ -78,9 +78,13 @@ document.addEventListener("change", (event) => {
   if (event.target.closest("#images .pick") || event.target.id === "pick-all") count();
 });
 
+document.addEventListener("arrived", count);
+
 function count() {
+  const place = document.getElementById("picked");
+  if (!place) return;
   const number = picked().length;
-  document.getElementById("picked").textContent = number ? `${number} selected` : "None selected";
+  place.textContent = number ? `${number} selected` : "None selected";
   document.querySelectorAll("[data-many]").forEach((one) => (one.disabled = !number));
 }
 
@@ -106,6 +110,7 @@ document.addEventListener("click", async (event) => {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   if (failed.length) toast(`${failed.length} of ${ids.length} failed: ${failed[0]}`, true);
+  document.querySelectorAll("#pictures input:checked").forEach((one) => (one.checked = false));
   await refresh("#pictures", "#report", "#about");
 });
 

@@ -7,11 +7,18 @@
 import { newKey, Problem, refresh, send } from "./api.js";
 import { ask, tellSecret, toast } from "./dialogs.js";
 
+// By element: the key of a request that has not been answered yet.
+const keys = new WeakMap();
+
+/** A data-… attribute. Not by `dataset`: a form's field of that name would stand in its place. */
+const told = (element, name) => element.getAttribute(`data-${name}`);
+
 /** A form's fields as JSON: `params.rank` nests, empty ones are left out. */
 export function bodyOf(form) {
   const body = {};
   // An object that is sent as a whole: empty where none of its fields is filled in.
-  if (form.dataset.whole) body[form.dataset.whole] = {};
+  const whole = told(form, "whole");
+  if (whole) body[whole] = {};
   for (const field of form.elements) {
     if (!field.name || field.disabled || field.name === "csrf_token") continue;
     if (field.type === "radio" && !field.checked) continue;
@@ -69,21 +76,22 @@ export function showProblem(form, problem) {
 }
 
 export function clearProblems(form) {
-  form.querySelectorAll(".wrong").forEach((one) => one.remove());
+  form.querySelectorAll(".wrong:not([data-wrong])").forEach((one) => one.remove());
   form.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
 }
 
 /** Do what an element's data-… attributes say. */
 async function run(element, body) {
-  const [method, path] = element.dataset.send.split(" ");
-  if (element.dataset.confirm && !(await ask(element.dataset.confirm, element.dataset.yes))) return;
-  const key = method === "POST" ? (element.dataset.key ??= newKey()) : undefined;
-  const answer = await send(method, path, body, key);
-  delete element.dataset.key;
+  const [method, path] = told(element, "send").split(" ");
+  const question = told(element, "confirm");
+  if (question && !(await ask(question, told(element, "yes")))) return;
+  if (method === "POST" && !keys.has(element)) keys.set(element, newKey());
+  const answer = await send(method, path, body, keys.get(element));
+  keys.delete(element);
   element.closest("dialog")?.close();
   if (answer?.secret) await tellSecret(answer.secret);
-  if (element.dataset.told) toast(element.dataset.told);
-  await then(element.dataset.then || "reload", answer);
+  if (told(element, "told")) toast(told(element, "told"));
+  await then(told(element, "then") || "reload", answer);
 }
 
 async function then(next, answer) {
@@ -109,7 +117,7 @@ async function busy(button, work) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (!form.dataset.send) return;
+  if (!told(form, "send")) return;
   event.preventDefault();
   const button = event.submitter;
   busy(button, async () => {
@@ -119,7 +127,7 @@ document.addEventListener("submit", (event) => {
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       // Another body is another request.
-      delete form.dataset.key;
+      keys.delete(form);
       showProblem(form, error);
     }
   });
@@ -134,7 +142,7 @@ document.addEventListener("click", (event) => {
       await run(button, button.dataset.body ? JSON.parse(button.dataset.body) : undefined);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      delete button.dataset.key;
+      keys.delete(button);
       toast(error.message, true);
     }
   });

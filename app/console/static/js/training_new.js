@@ -24,6 +24,11 @@ function later() {
 
 async function forecast() {
   const mine = ++asked;
+  const wrong = form.querySelector("[name^='params.']:invalid");
+  if (wrong) {
+    out.querySelector("[data-wrong]").textContent = `${wrong.name.slice("params.".length)}: ${wrong.validationMessage}`;
+    return;
+  }
   const body = bodyOf(form);
   if (!body.dataset) return;
   body.name ||= "untitled";
@@ -57,7 +62,9 @@ function say(name, text) {
 /** The preset's own values, as what stands in a field that is left empty. */
 async function showPreset() {
   const preset = form.querySelector("[name=preset]:checked");
-  const images = form.dataset.images ? `&images=${form.dataset.images}` : "";
+  // Not form.dataset: that is the field of this name.
+  const count = form.getAttribute("data-images");
+  const images = count ? `&images=${count}` : "";
   const told = await send("GET", `/v1/presets?base_model=${encodeURIComponent(form.elements.base_model.value)}${images}`);
   const { params } = told.data.find((one) => one.id === preset.value);
   for (const field of form.querySelectorAll("[name^='params.']")) {
