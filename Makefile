@@ -33,7 +33,7 @@ up: $(STAMPS)/run
 # Two at a time, each with servers of its own; what kills servers and measures stops runs alone.
 test: lint $(STAMPS)/generator
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
-	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults
+	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/faults
 	$(BIN)/pytest tests/faults
 
 faults: $(STAMPS)/test

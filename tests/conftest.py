@@ -20,6 +20,7 @@ from app.tables import metadata
 # What takes longest begins first, or one process would end long after the other.
 LONG_FIRST = (
     "tests/e2e/",
+    "tests/browser/",
     "tests/worker/ml/training/test_kill.py",
     "tests/worker/ml/training/",
     "tests/bench/",
@@ -27,16 +28,13 @@ LONG_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares servers in one process: a file's tests, and all that go the whole road."""
+    """Begin with the longest; a file's tests stay together, and so does what one goes on from."""
 
     def turn(item: pytest.Item) -> int:
         places = [n for n, path in enumerate(LONG_FIRST) if item.nodeid.startswith(path)]
         return min(places, default=len(LONG_FIRST))
 
     items.sort(key=turn)
-    for item in items:
-        group = "e2e" if turn(item) == 0 else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ def playground(
         most_images=settings.max_images_per_generation,
         history=generations.list_generations(account, session, limit=12, after=after),
         start=start,
+        again=again,
         axes=AXES,
     )
 

@@ -89,9 +89,17 @@ def operator_key(service: Service) -> str:  # noqa: ARG001 (its tables)
 
 
 @pytest.fixture(scope="package")
-def customer(chromium: Browser, address: str, customer_key: str) -> Iterator[Visitor]:
-    """A customer who has signed in; in the end nothing may have been complained of."""
-    yield from _signed_in(chromium, address, customer_key)
+def newcomer_key(service: Service) -> str:  # noqa: ARG001 (its tables)
+    """The key of a customer who has nothing yet."""
+    with transaction() as session:
+        account = accounts.create_account(session, "newcomer")
+        return keys.create_key(session, account.id, "browser")[1]
+
+
+@pytest.fixture(scope="package")
+def customer(chromium: Browser, address: str, newcomer_key: str) -> Iterator[Visitor]:
+    """A newcomer who has signed in; in the end nothing may have been complained of."""
+    yield from _signed_in(chromium, address, newcomer_key)
 
 
 @pytest.fixture(scope="package")

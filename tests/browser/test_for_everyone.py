@@ -10,9 +10,7 @@ from app.database import transaction
 from app.datasets.models import Dataset
 from tests.browser.conftest import visit
 from tests.browser.test_operator import failed_generation
-from tests.e2e.conftest import Road, Service, road
-
-__all__ = ["road"]
+from tests.e2e.conftest import Service
 
 STUDIO = [
     "/",
@@ -56,19 +54,24 @@ Ids = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def ids(service: Service, road: Road) -> Ids:
-    """One of everything, as the road left it."""
+def ids(service: Service) -> Ids:
+    """One of everything."""
+    dataset = service.upload_example("ink-style", "inkstyle")
+    params = {"max_steps": 20, "save_every_n_epochs": 1}
+    body = {"dataset": dataset, "name": "ink", "params": params, "sample_prompts": ["red heart"]}
+    training = service.post("/v1/trainings", body)["id"]
+    lora = service.succeed(f"/v1/trainings/{training}")["lora"]
     with transaction() as session:
-        account = session.get_one(Dataset, road.dataset).account_id
+        account = session.get_one(Dataset, dataset).account_id
     grid = {"prompt": "red heart", "axes": [{"name": "seed", "values": [1, 2]}]}
     comparison = service.post("/v1/comparisons", grid)["id"]
     service.succeed(f"/v1/comparisons/{comparison}")
     hook = service.post("/v1/webhooks", {"url": "https://93.184.215.14/", "events": ["*"]})["id"]
     return {
         "account": account,
-        "dataset": road.dataset,
-        "training": road.training["id"],
-        "lora": road.lora,
+        "dataset": dataset,
+        "training": training,
+        "lora": lora,
         "comparison": comparison,
         "webhook": hook,
         "delivery": service.post(f"/v1/webhooks/{hook}/test")["id"],

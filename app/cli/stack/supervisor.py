@@ -17,7 +17,7 @@ from app.cli.stack.errors import StopAsked
 from app.cli.stack.ports import LOOPBACK, require_free
 from app.cli.stack.processes import api_child, beat_child, worker_children
 from app.cli.stack.servers import EmbeddedServers
-from app.cli.stack.state import exclusive, save_state
+from app.cli.stack.state import STATE_FILE, exclusive, save_state
 
 DEFAULT_API_PORT = 8000
 WATCH_SECONDS = 0.5
@@ -152,6 +152,9 @@ class EmbeddedStack:
         state.ready = True
         self._servers.record(self._processes)
         self._report(f"The stack is up after {time.monotonic() - began:.1f} s: {self.url}")
+        self._report(
+            f"Open it in a browser, and sign in with the api_key of {self.data_dir / STATE_FILE}"
+        )
 
     def _variables(self) -> dict[str, str]:
         return {

@@ -108,6 +108,10 @@ async function draw() {
   const body = request();
   if (!form.elements.lock.checked) delete body.seed;
   const made = await send("POST", "/v1/generations", { ...body, previews: PREVIEWS }, newKey());
+  watch(made);
+}
+
+function watch(made) {
   begin(made);
   follow(`/v1/generations/${made.id}/events`, async (type, told, ended) => {
     if (result.dataset.job !== made.id) return;
@@ -141,6 +145,8 @@ function preview(address) {
 
 async function show(id) {
   const made = await send("GET", `/v1/generations/${id}`);
+  // One that somebody comes back to may be at work yet.
+  if (made.ended_at === null) return watch(made);
   result.querySelector("[data-live]").hidden = true;
   const list = result.querySelector(".pictures");
   if (made.status !== "succeeded") {
@@ -204,3 +210,4 @@ form.elements.base_model.addEventListener("change", defaults);
 
 if (form.dataset.start) use(JSON.parse(form.dataset.start));
 else defaults();
+if (form.dataset.again) show(form.dataset.again);
