@@ -37,6 +37,8 @@ def pages(client: httpx.Client) -> Iterator[tuple[str, str]]:
         return str(whole[0]["id"])
 
     dataset, lora = newest("datasets"), newest("loras")
+    account = client.get("/v1/account").raise_for_status().json()["id"]
+    webhook, delivery = make_webhook(client)
     yield from {
         "home": "/",
         "datasets": "/datasets",
@@ -47,12 +49,18 @@ def pages(client: httpx.Client) -> Iterator[tuple[str, str]]:
         "loras": "/loras",
         "lora": f"/loras/{lora}",
         "playground": f"/playground?again={newest('generations')}",
+        "grids": "/comparisons",
         "grid": f"/comparisons/{newest('comparisons')}",
         "account": "/account",
+        "webhook": f"/account/webhooks/{webhook}",
+        "delivery": f"/account/webhooks/{webhook}/deliveries/{delivery}",
         "control": "/control",
         "control-jobs": "/control/jobs",
+        "control-job": f"/control/jobs/{newest('trainings')}",
         "control-accounts": "/control/accounts",
+        "control-account": f"/control/accounts/{account}",
         "control-audit": "/control/audit",
+        "not-found": "/nowhere",
     }.items()
 
 
@@ -91,6 +99,21 @@ def make_training(client: httpx.Client) -> None:
     made = client.post("/v1/trainings", json=body).raise_for_status().json()
     while client.get(f"/v1/trainings/{made['id']}").raise_for_status().json()["ended_at"] is None:
         time.sleep(1)
+
+
+def make_webhook(client: httpx.Client) -> tuple[str, str]:
+    """A webhook and a delivery, to an address (example.com) where nobody listens."""
+    body = {"url": "https://93.184.215.14/lorawright", "events": ["training.succeeded"]}
+    hooks = [
+        one
+        for one in client.get("/v1/webhooks").raise_for_status().json()["data"]
+        if one["url"] == body["url"]
+    ] or [client.post("/v1/webhooks", json=body).raise_for_status().json()]
+    webhook = str(hooks[0]["id"])
+    sent = client.get(f"/v1/webhooks/{webhook}/deliveries").raise_for_status().json()["data"]
+    if not sent:
+        sent = [client.post(f"/v1/webhooks/{webhook}/test").raise_for_status().json()]
+    return webhook, str(sent[0]["id"])
 
 
 def photograph(page: Page, name: str) -> None:

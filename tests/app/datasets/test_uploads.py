@@ -279,5 +279,7 @@ def test_hand_edits_become_hand_captions(client, make_dataset):
     edited = client.patch(path, json={"caption": "  mine ", "repeats": 3}).json()
     assert (edited["caption"], edited["caption_source"], edited["repeats"]) == ("mine", "hand", 3)
     assert client.patch(path, json={"excluded": True}).json()["caption"] == "mine"
+    # Only true and false are truth values.
+    assert client.patch(path, json={"excluded": 0}).status_code == 422
     counts = client.get(f"/v1/datasets/{dataset_id}").json()
     assert (counts["image_count"], counts["excluded_count"], counts["captioned_count"]) == (1, 1, 0)
