@@ -14,6 +14,7 @@ from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import get_engine, transaction
+from app.jobs import pace
 from app.migrate import upgrade
 from app.tables import metadata
 
@@ -61,11 +62,12 @@ def servers() -> Iterator[EmbeddedServers]:
 
 @pytest.fixture
 def clean(servers: EmbeddedServers) -> EmbeddedServers:
-    """Empty tables and an empty broker."""
+    """Empty tables, an empty broker, and nothing remembered of them."""
     with get_engine().begin() as connection:
         names = ", ".join(table.name for table in metadata.sorted_tables)
         connection.execute(text(f"TRUNCATE {names} CASCADE"))
     broker.get_redis().flushdb()
+    pace.kept.forget()
     return servers
 
 

@@ -49,7 +49,7 @@ def forecast(session: Session, account_id: str, frozen: Frozen) -> GenerationFor
         gpu_seconds=seconds,
         # No worker measures it.
         memory_bytes=None,
-        queue=place(session, account_id, "generate", [row.gpu_seconds for row in rows]),
+        queue=place(session, account_id, "generate"),
         loras=loras,
         warnings=[
             f"{report.lora} ({report.name}) has {len(report.unmatched)} names without a place in "

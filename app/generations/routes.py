@@ -172,7 +172,8 @@ def _read(session: Session, job: Job) -> GenerationRead:
                 sha256=image.sha256,
                 request=service.request_of(detail, image),
             )
-            for image in service.images(session, job.id)
+            # They come with the success, and most who ask are waiting for it.
+            for image in (service.images(session, job.id) if job.status == "succeeded" else ())
         ],
         receipt=detail.receipt,
     )

@@ -40,11 +40,16 @@ def queue_seconds(session: Session) -> dict[str, float]:
 
 
 def mean_seconds(session: Session) -> dict[str, float]:
-    """What a job takes, by queue: as the newest did, or those of the last days, or a guess."""
+    """What a job takes, by queue: as was measured, or a guess."""
+    return FIRST_GUESS_SECONDS | measured_seconds(session)
+
+
+def measured_seconds(session: Session) -> dict[str, float]:
+    """What a job takes, by queue, as the newest did, or those of the last days; others lack."""
     newest = _by_queue(session, _NEWEST, newest=NEWEST)
     if len(newest) == len(WORK_QUEUES):
         return newest
-    return FIRST_GUESS_SECONDS | _by_queue(session, _DAYS, since=today() - DAYS) | newest
+    return _by_queue(session, _DAYS, since=today() - DAYS) | newest
 
 
 def _by_queue(session: Session, statement: TextClause, **told: object) -> dict[str, float]:

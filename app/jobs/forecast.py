@@ -5,14 +5,12 @@ from statistics import median
 from typing import Literal
 
 from pydantic import BaseModel
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.broker import Queue
 from app.database import new_id, utc_now
-from app.jobs import service
 from app.jobs.models import Job
-from app.jobs.schemas import QueuePlace
+from app.jobs.schemas import QueuePlace, place_of
 
 
 class Forecast(BaseModel):
@@ -34,10 +32,8 @@ def rate(measured: Sequence[tuple[float, float]]) -> float | None:
     return median(rates) if rates else None
 
 
-def place(
-    session: Session, account_id: str, queue: Queue, measured_seconds: Sequence[float]
-) -> QueuePlace:
-    """Where a job that came now would wait, and for how long if the others take the median."""
+def place(session: Session, account_id: str, queue: Queue) -> QueuePlace:
+    """Where a job that came now would wait, and for about how long."""
     job = Job(
         id=new_id("job"),
         queue=queue,
@@ -46,13 +42,6 @@ def place(
         status="queued",
         created_at=utc_now(),
     )
-    position = service.position_in_queue(session, job) or 0
-    running = session.scalar(
-        select(func.count()).where(Job.status == "running", Job.queue == queue)
-    )
-    eta = None
-    if position == 0:
-        eta = 0.0
-    elif measured_seconds:
-        eta = position * median(measured_seconds) / max(1, running or 0)
-    return QueuePlace(position=position, eta_s=None if eta is None else round(eta, 1))
+    found = place_of(session, job)
+    assert found is not None, "the job is queued"
+    return found

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.database import JsonObject
-from app.jobs import service
+from app.jobs import pace, service
 from app.jobs.models import Job, JobKind, JobStatus
 
 
@@ -20,10 +20,11 @@ class Progress(BaseModel):
 
 
 class QueuePlace(BaseModel):
-    """Jobs ahead by priority and age (0: next)."""
+    """About how many jobs go first (0: next), and seconds until this one starts."""
 
     position: int
-    eta_s: float | None = None
+    # Null while no worker of the queue lives, or none has ended such a job lately.
+    eta_s: float | None
 
 
 class JobErrorRead(BaseModel):
@@ -57,7 +58,6 @@ class JobRead(BaseModel):
 
 def job_fields(session: Session, job: Job) -> dict[str, Any]:
     """A job's shared fields, to be joined by those of its kind."""
-    position = service.position_in_queue(session, job)
     error = None
     if job.error_code is not None:
         error = JobErrorRead(
@@ -76,7 +76,7 @@ def job_fields(session: Session, job: Job) -> dict[str, Any]:
             stage=job.progress_stage,
             eta_s=job.progress_eta_s,
         ),
-        "queue": None if position is None else QueuePlace(position=position),
+        "queue": place_of(session, job),
         "cancel_requested_at": job.cancel_requested_at,
         "deadline_at": job.deadline_at,
         "error": error,
@@ -87,6 +87,15 @@ def job_fields(session: Session, job: Job) -> dict[str, Any]:
         "attempts": job.attempt,
         "metadata": job.labels,
     }
+
+
+def place_of(session: Session, job: Job) -> QueuePlace | None:
+    """Where a job waits; None once it waits no more."""
+    position = service.position_in_queue(session, job)
+    if position is None:
+        return None
+    eta = pace.eta_seconds(session, job.queue, position)
+    return QueuePlace(position=position, eta_s=eta)
 
 
 def read_job(session: Session, job: Job) -> JobRead:

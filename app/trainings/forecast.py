@@ -43,7 +43,7 @@ def forecast(session: Session, account_id: str, frozen: Frozen) -> Forecast:
         predicted_seconds=seconds,
         gpu_seconds=seconds,
         memory_bytes=memory,
-        queue=place(session, account_id, "train", [row.gpu_seconds for row in rows]),
+        queue=place(session, account_id, "train"),
         warnings=frozen.warnings,
     )
 

@@ -1,6 +1,7 @@
 // A training's curves, drawn from its metrics and carried on by its events.
 
 import { refresh, send } from "./api.js";
+import { follow } from "./live.js";
 
 const place = document.getElementById("curves");
 const id = place.dataset.training;
@@ -82,18 +83,29 @@ async function load() {
   draw();
 }
 
+function note(message) {
+  const line = document.createElement("li");
+  line.textContent = message;
+  document.querySelector("#log ol").append(line);
+  document.querySelector("#log [data-empty]")?.remove();
+}
+
 document.addEventListener("job", ({ detail: { type, told } }) => {
   if (type === "metrics") {
     keep(told.metrics);
     draw();
   }
-  if (type === "log") {
-    const line = document.createElement("li");
-    line.textContent = told.message;
-    document.querySelector("#log ol").append(line);
-    document.querySelector("#log [data-empty]")?.remove();
-  }
+  if (type === "log") note(told.message);
   if (type === "checkpoint") refresh("#checkpoints");
 });
+
+// A training that had ended before the page came is followed by nobody: its log is read when it is
+// asked for.
+const log = document.querySelector("#log[data-events-once] details");
+log?.addEventListener(
+  "toggle",
+  () => follow(log.closest("#log").dataset.eventsOnce, (type, told) => type === "log" && note(told.message)),
+  { once: true },
+);
 
 load();

@@ -40,7 +40,7 @@ async function forecast() {
     say("time", duration(told.predicted_seconds));
     say("gpu", duration(told.gpu_seconds));
     say("memory", bytes(told.memory_bytes));
-    say("queue", told.queue.position ? `${told.queue.position} jobs ahead` : "starts at once");
+    say("queue", whenIn(told.queue));
     const list = out.querySelector("ul");
     list.replaceChildren(...told.warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
     list.hidden = !told.warnings.length;
@@ -53,6 +53,12 @@ async function forecast() {
     focused?.focus();
     out.querySelector("[data-wrong]").textContent = error.message;
   }
+}
+
+function whenIn({ position, eta_s: eta }) {
+  if (!position && eta === 0) return "starts at once";
+  const ahead = position ? `${position} jobs ahead` : "next";
+  return eta === null ? ahead : `${ahead}, starts in about ${duration(eta)}`;
 }
 
 function say(name, text) {
