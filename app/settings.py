@@ -298,6 +298,12 @@ class Settings(BaseSettings):
         description="How long the saved state of a failed or canceled training is kept for a "
         "retry.",
     )
+    removal_delay_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="How long objects that nothing needs any more are left in storage: at least as "
+        "long as a backup takes, so that its copy of the bucket has all that its database names.",
+    )
     orphan_age_seconds: float = Field(
         default=24 * 3600,
         ge=0,

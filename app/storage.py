@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -230,6 +231,12 @@ class ObjectStore:
         """Raise unless the bucket can be reached."""
         with _translated_errors(self._bucket):
             self._client.head_bucket(Bucket=self._bucket)
+
+    def clock(self) -> datetime:
+        """What time it is there, to the second."""
+        with _translated_errors(self._bucket):
+            answer = self._client.head_bucket(Bucket=self._bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def ensure_bucket(self) -> None:
         """Create the bucket where it is missing."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from app.audit import service as audit
-from app.broker import wake
+from app.broker import note_sweep, wake
 from app.database import transaction
 from app.datasets import uploads
 from app.idempotency import service as idempotency
@@ -32,6 +32,7 @@ def sweep() -> None:
             chore()
         except Exception as error:  # a chore that fails must not keep the others from being done
             log.warning("%s failed", chore.__name__, exc_info=error)
+    note_sweep()
 
 
 def sweep_orphans() -> None:

@@ -13,13 +13,13 @@ from app.jobs.lifecycle import Claim
 from app.jobs.models import Job
 from app.settings import get_settings
 
-ATTEMPT_FOLDER = re.compile(r"(?P<job>[a-z]+_[0-9a-f]{32})-(?P<attempt>\d+)")
+ATTEMPT_FOLDER = re.compile(r"(?P<job>[a-z]+_[0-9a-f]{32})-(?P<attempt>\d+)(-[0-9a-f]+)?")
 
 
 @contextmanager
 def workspace(claim: Claim) -> Iterator[Path]:
     """An empty folder for this attempt, removed with all it holds at the end."""
-    folder = (get_settings().work_dir / f"{claim.job_id}-{claim.attempt}").resolve()
+    folder = (get_settings().work_dir / f"{claim.job_id}-{claim.run}").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -64,5 +64,5 @@ def cache_folder(name: str) -> Path:
 
 
 def attempt_key(claim: Claim, name: str) -> str:
-    """Where an attempt stores a file: under its own number, so that attempts never collide."""
-    return f"accounts/{claim.account_id}/jobs/{claim.job_id}/{claim.attempt}/{name}"
+    """Where an attempt stores a file: under its own name, so that attempts never collide."""
+    return f"accounts/{claim.account_id}/jobs/{claim.job_id}/{claim.run}/{name}"

@@ -14,6 +14,7 @@ from app.cli.commands import (
     base_model,
     compare,
     demo,
+    doctor,
     generate,
     jobs,
     key,
@@ -38,6 +39,7 @@ app.command()(generate.generate)
 app.command()(compare.compare)
 app.command()(jobs.jobs)
 app.command()(migrate.migrate)
+app.command()(doctor.doctor)
 app.add_typer(lora.app, name="lora")
 app.add_typer(key.app, name="key")
 app.add_typer(base_model.app, name="base-model")

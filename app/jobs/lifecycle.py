@@ -1,13 +1,15 @@
 """The worker's side of a job's life, once it is claimed: renew, write, release, finish, sweep.
 
-Every write names the attempt it belongs to, so the database decides who still owns a job. A write
-that matches no row raises `LeaseLost`: the job is another worker's now, and nothing was changed.
+Every write names the attempt and the worker it belongs to, so the database decides who still owns
+a job. A write that matches no row raises `LeaseLost`: the job is another worker's now, and nothing
+was changed.
 """
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Float, cast, func, select, text, update
+from sqlalchemy import ColumnElement, Float, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
@@ -39,6 +41,14 @@ class Claim:
     # Jobs with the same key may run in one batch, of which this one takes so many places.
     batch_key: str | None = None
     batch_size: int = 1
+    # Of this very claim: a database that was put back to an earlier moment counts an attempt twice,
+    # and what was stored by the first must never be written over by the second.
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
+
+    @property
+    def run(self) -> str:
+        """The attempt's name among all that ever ran, in whatever history of the database."""
+        return f"{self.attempt}-{self.token}"
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,7 @@ def hold(session: Session, claim: Claim) -> None:
     Raises:
         LeaseLost: the job is no longer this attempt's.
     """
-    owned = session.scalar(
-        select(Job.id)
-        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == "running")
-        .with_for_update()
-    )
+    owned = session.scalar(select(Job.id).where(*_is_owned(claim)).with_for_update())
     if owned is None:
         raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
 
@@ -335,12 +341,19 @@ def _is_to_be_canceled(session: Session, claim: Claim) -> bool:
     return session.scalar(asked) is not None
 
 
-def _owned(claim: Claim) -> Any:
+def _is_owned(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The fence. The worker is named too: after a restore or a failover that lost its newest
+    commits an attempt's number is given out again, to another worker."""
     return (
-        update(Job)
-        .where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == "running")
-        .execution_options(synchronize_session=False)
+        Job.id == claim.job_id,
+        Job.attempt == claim.attempt,
+        Job.worker_id == claim.worker_id,
+        Job.status == "running",
     )
+
+
+def _owned(claim: Claim) -> Any:
+    return update(Job).where(*_is_owned(claim)).execution_options(synchronize_session=False)
 
 
 def _write(session: Session, claim: Claim, values: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Which stored objects are still needed: by rows that show them, and by jobs that will read them.
 
 A key tells where to look: `accounts/{account}/{images|thumbnails|loras|inputs}/…` are shared by
-every row of the same content, `accounts/{account}/jobs/{job}/{attempt}/…` are one job's own.
+every row of the same content, `accounts/{account}/jobs/{job}/{run}/…` are one job's own.
 """
 
 from collections.abc import Collection

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
 from app.database import utc_now
+from app.jobs import lifecycle
 from app.retention import references
 from app.retention.models import DoomedObject
+from app.settings import get_settings
 from app.storage import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -39,13 +41,17 @@ def hold(session: Session, account_id: str) -> None:
 
 
 def doom(session: Session, account_id: str, keys: Iterable[str]) -> None:
-    """Have objects removed once no row and no unfinished job needs them."""
-    rows = [{"object_key": key, "account_id": account_id} for key in sorted(set(keys))]
-    if rows:
+    """Have objects removed once no row and no unfinished job needs them.
+
+    Not before `removal_delay_seconds` from now: a backup whose database is older than its copy of
+    the bucket may still need them.
+    """
+    doomed = _dooming(account_id, keys)
+    if doomed is not None:
         session.execute(
-            insert(DoomedObject)
-            .values(rows)
-            .on_conflict_do_update(index_elements=["object_key"], set_={"look_at": func.now()})
+            doomed.on_conflict_do_update(
+                index_elements=["object_key"], set_={"look_at": doomed.excluded.look_at}
+            )
         )
 
 
@@ -93,19 +99,32 @@ def sweep_orphans(session: Session, store: ObjectStore, older_than_seconds: floa
             if account_id is not None and found.modified_at <= newest:
                 by_account.setdefault(account_id, []).append(found.key)
         for account_id, keys in by_account.items():
-            unneeded = _unneeded(session, account_id, keys)[0]
-            doom(session, account_id, unneeded)
+            unneeded = sort_out(session, account_id, keys)[0]
+            if (doomed := _dooming(account_id, unneeded)) is not None:
+                # One that waits to be removed already does not begin to wait anew.
+                session.execute(doomed.on_conflict_do_nothing(index_elements=["object_key"]))
             orphans += unneeded
     if orphans:
         log.info("doomed %d objects that nothing refers to", len(orphans))
     return orphans
 
 
+def sort_out(session: Session, account_id: str, keys: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Of an account's objects those that nothing needs, and those that only an unfinished job does.
+
+    Args:
+        keys: a page of them.
+    """
+    left = set(keys) - references.shown(session, keys)
+    awaited = references.awaited(session, account_id, left)
+    return sorted(left - awaited), awaited
+
+
 def _sweep_account(session: Session, store: ObjectStore, account_id: str) -> int:
     due = (DoomedObject.account_id == account_id) & (DoomedObject.look_at <= func.now())
     keys = session.scalars(select(DoomedObject.object_key).where(due).limit(BATCH)).all()
     # A statement of its own, after the lock: it sees what was committed before.
-    unneeded, awaited = _unneeded(session, account_id, keys)
+    unneeded, awaited = sort_out(session, account_id, keys)
     store.delete(unneeded)
     session.execute(
         update(DoomedObject)
@@ -122,11 +141,13 @@ def _sweep_account(session: Session, store: ObjectStore, account_id: str) -> int
     return len(keys)
 
 
-def _unneeded(session: Session, account_id: str, keys: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Those that nothing needs, and those that only an unfinished job does."""
-    left = set(keys) - references.shown(session, keys)
-    awaited = references.awaited(session, account_id, left)
-    return sorted(left - awaited), awaited
+def _dooming(account_id: str, keys: Iterable[str]) -> Insert | None:
+    look_at = lifecycle.from_now(get_settings().removal_delay_seconds)
+    rows = [
+        {"object_key": key, "account_id": account_id, "look_at": look_at}
+        for key in sorted(set(keys))
+    ]
+    return insert(DoomedObject).values(rows) if rows else None
 
 
 def _lock(account_id: str) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,8 +69,8 @@ def run(context: JobContext) -> Callable[[Session], None]:
     spec_path = _write_spec(context, spec)
     output = context.folder / "output"
     output.mkdir()
-    if state is not None:
-        _fetch_state(state, output)
+    if state is not None and not _fetch_state(context, state, output):
+        state = None
     running = _Run(context, output)
     settings = get_settings()
     with trainer(
@@ -343,15 +344,24 @@ _EVENT_HANDLERS: dict[str, Callable[[_Run, JsonObject], None]] = {
 }
 
 
-def _fetch_state(state: JsonObject, output: Path) -> None:
-    """Lay a saved state out as the trainer left it."""
+def _fetch_state(context: JobContext, state: JsonObject, output: Path) -> bool:
+    """Lay a saved state out as the trainer left it; False if storage no longer has all of it.
+
+    So it is after a restore: a newer state has taken its place since the database was dumped. The
+    run begins anew then, and comes to the same end.
+    """
     for relative, key in state["files"].items():
         target = output / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             get_store().get_file(key, target)
-        except NotFound as error:
-            raise JobInputMissing(f"A file of the state at step {state['step']} is gone") from error
+        except NotFound:
+            shutil.rmtree(output)
+            output.mkdir()
+            message = f"the state at step {state['step']} is gone from storage; it begins anew"
+            context.record("log", {"level": "warning", "message": message})
+            return False
+    return True
 
 
 def _publish(context: JobContext, result: JsonObject) -> Callable[[Session], None]:

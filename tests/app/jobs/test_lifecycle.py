@@ -274,3 +274,28 @@ def test_progress_is_kept_within_zero_and_one(account_id: str) -> None:
         lifecycle.report_progress(session, held, fraction=1.7, step=3, total_steps=2, stage="train")
     job = read(job_id)
     assert (job.progress_fraction, job.progress_step, job.progress_stage) == (1.0, 3, "train")
+
+
+def test_a_worker_of_a_lost_history_cannot_write_though_its_attempt_is_given_out_again(
+    account_id: str,
+) -> None:
+    job_id = submit(account_id)
+    before = claim("w1")
+    assert before is not None
+    # As after a restore, or a failover that lost the claim's commit.
+    with transaction() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(status="queued", attempt=0, worker_id=None, lease_expires_at=None)
+        )
+    after = claim("w2")
+    assert after is not None
+    assert after.attempt == before.attempt == 1
+    with pytest.raises(LeaseLost), transaction() as session:
+        lifecycle.renew(session, before)
+    with pytest.raises(LeaseLost), transaction() as session:
+        lifecycle.finish(session, before, "succeeded", gpu_seconds=0)
+    with transaction() as session:
+        lifecycle.finish(session, after, "succeeded", gpu_seconds=0)
+    assert read(job_id).status == "succeeded"

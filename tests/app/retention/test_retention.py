@@ -1,6 +1,7 @@
 """Objects are removed when nothing needs them, and not a moment earlier."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -15,6 +16,7 @@ from app.loras.models import Lora
 from app.retention import expiry
 from app.retention import service as retention
 from app.retention.models import DoomedObject
+from app.settings import get_settings
 from app.storage import get_store
 from app.trainings.models import Training
 
@@ -228,3 +230,47 @@ def test_states_are_let_go_some_time_after_the_end(owner: str) -> None:
         assert expiry.let_go_of_states(session) == 1
     sweep()
     assert stored() == [kept]
+
+
+@pytest.fixture
+def delayed(monkeypatch: pytest.MonkeyPatch) -> float:
+    """What is doomed stays for an hour."""
+    hour = 3600.0
+    settings = get_settings().model_copy(update={"removal_delay_seconds": hour})
+    monkeypatch.setattr(retention, "get_settings", lambda: settings)
+    return hour
+
+
+def later(seconds: float) -> None:
+    """Let so much time pass for what is doomed."""
+    with transaction() as session:
+        session.execute(
+            update(DoomedObject).values(look_at=DoomedObject.look_at - timedelta(seconds=seconds))
+        )
+
+
+def test_what_is_doomed_stays_for_the_delay_of_the_setting(owner: str, delayed: float) -> None:
+    key = put(owner, "loras/a.safetensors")
+    doom(owner, key)
+    assert sweep() == 0
+    later(delayed - 60)
+    assert sweep() == 0
+    assert stored() == [key]
+    later(60)
+    assert sweep() == 1
+    assert stored() == []
+
+
+def test_what_is_doomed_again_waits_anew_but_an_orphan_is_not_put_off(
+    owner: str, delayed: float
+) -> None:
+    key = put(owner, "loras/a.safetensors")
+    doom(owner, key)
+    later(delayed)
+    # A row had it again, and was deleted: a backup of that moment names it.
+    doom(owner, key)
+    assert sweep() == 0
+    later(delayed)
+    with transaction() as session:
+        retention.sweep_orphans(session, get_store(), older_than_seconds=0)
+    assert sweep() == 1

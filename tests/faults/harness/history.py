@@ -133,7 +133,7 @@ def foreign_files() -> list[str]:
         rows = connection.execute(
             text(
                 "SELECT job_id, key, attempt, status FROM witness.files WHERE status <> 'running' "
-                "OR key NOT LIKE '%/jobs/' || job_id || '/' || attempt || '/%'"
+                "OR key NOT LIKE '%/jobs/' || job_id || '/' || attempt || '-%/%'"
             )
         ).all()
     return [f"{r.key} while {r.job_id} was {r.status}, attempt {r.attempt}" for r in rows]

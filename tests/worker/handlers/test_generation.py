@@ -18,6 +18,7 @@ from sqlalchemy import update
 
 from app.accounts.models import Account
 from app.database import new_id, transaction
+from app.generations.models import GeneratedImage as ImageRow
 from app.jobs import claiming, events, lifecycle
 from app.jobs.models import Job
 from app.loras.models import Lora as LoraRow
@@ -108,10 +109,10 @@ def picture(generation: Json, index: int = 0) -> Any:
 
 
 def _key(generation: Json, index: int) -> str:
-    attempt = generation["attempts"]
     with transaction() as session:
-        account = session.query(Account).filter_by(name="customer").one().id
-    return f"accounts/{account}/jobs/{generation['id']}/{attempt}/{index}.png"
+        image = session.get_one(ImageRow, (generation["id"], index))
+        assert f"/jobs/{generation['id']}/{generation['attempts']}-" in image.object_key
+        return image.object_key
 
 
 def test_jobs_claimed_together_are_drawn_as_they_would_be_alone(client, submit, make_lora):

@@ -11,7 +11,7 @@ import pytest
 
 from app.database import new_id, transaction
 from app.errors import JobInputMissing, TrainingFailed
-from app.jobs import claiming
+from app.jobs import claiming, events
 from app.jobs.models import Job
 from app.loras import service as loras
 from app.storage import get_store
@@ -219,3 +219,22 @@ def test_a_state_that_the_trainer_has_dropped_meanwhile_does_not_replace_the_las
             training._on_state(running, {"step": 12, "path": str(folder)})
     assert newest(training_id) == before
     assert set(before["files"].values()) <= set(stored_states(context))
+
+
+def test_a_training_whose_state_is_gone_from_storage_begins_anew_and_says_so(
+    dataset, submit, tmp_path
+):
+    training_id = submit(dataset(0))
+    with claimed(tmp_path) as context:
+        with with_state(context, 4) as (running, folder):
+            training._on_state(running, {"step": 4, "path": str(folder)})
+        state = newest(training_id)
+        output = tmp_path / "elsewhere"
+        assert training._fetch_state(context, state, output)
+        assert len([path for path in output.rglob("*") if path.is_file()]) == 3
+        get_store().delete([sorted(state["files"].values())[-1]])
+        assert not training._fetch_state(context, state, output)
+        assert list(output.iterdir()) == []
+        with transaction() as session:
+            told = [event.payload for event in events.read_after(session, training_id, 0)]
+    assert told[-1]["message"] == "the state at step 4 is gone from storage; it begins anew"
