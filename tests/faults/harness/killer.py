@@ -23,7 +23,7 @@ from tests.faults.harness.proxy import Moment, Trap
 from tests.faults.harness.stack import Stack, trainer_under
 
 # How long a point is waited for before another is tried.
-PATIENCE_SECONDS = 4.0
+PATIENCE_SECONDS = 6.0
 GLANCE_SECONDS = 0.01
 # Points that only a job of this kind comes to.
 WANTS: Mapping[str, JobKind] = {
@@ -133,7 +133,7 @@ class Killer:
                     (folder / "output" / "states", job)
                     for job in self._running()
                     for folder in self._stack.attempt_folders()
-                    if folder.name == f"{job.job_id}-{job.attempt}"
+                    if folder.name.startswith(f"{job.job_id}-{job.attempt}-")
                 ]
             return any(_has_hidden(folder) and self._kill_trainer(job) for folder, job in jobs)
 

@@ -24,7 +24,7 @@ from tests.faults.harness.work import Work
 # What the design promises: queued work is claimed again so soon after Redis came back empty.
 CLAIM_SECONDS = 60.0
 OUTAGE_SECONDS = 8.0
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 90.0
 
 
 @dataclass
