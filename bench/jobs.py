@@ -217,8 +217,7 @@ def stream_delays(running: EmbeddedServers, streams: int, samples: int) -> dict[
 async def _follow_all(address: str, key: str, ids: Sequence[str], samples: int) -> list[float]:
     connections = await http_load.opened(address, key, len(ids))
     delays: list[float] = []
-    committed: dict[str, float] = {}
-    arrived = asyncio.Event()
+    arrivals: asyncio.Queue[float] = asyncio.Queue()
     first = asyncio.Semaphore(0)
 
     async def follow(job_id: str, connection: http_load.Connection) -> None:
@@ -230,8 +229,7 @@ async def _follow_all(address: str, key: str, ids: Sequence[str], samples: int) 
             if line.startswith("event: status"):
                 first.release()
             elif line.startswith("event: log"):
-                delays.append(time.time() - committed.pop(job_id))
-                arrived.set()
+                arrivals.put_nowait(time.time())
 
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -241,11 +239,10 @@ async def _follow_all(address: str, key: str, ids: Sequence[str], samples: int) 
         for _ in ids:
             await first.acquire()
         for _ in range(samples):
-            job_id = random.choice(ids)
-            arrived.clear()
-            committed[job_id] = await asyncio.to_thread(_append, job_id)
+            # It may have arrived before this task hears of the commit.
+            committed = await asyncio.to_thread(_append, random.choice(ids))
             async with asyncio.timeout(30):
-                await arrived.wait()
+                delays.append(await arrivals.get() - committed)
         for task in tasks:
             task.cancel()
     for connection in connections:
