@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import create_index
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -13,16 +15,18 @@ JSON = postgresql.JSONB(astext_type=sa.Text())
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("batch_key", sa.String(64), nullable=True))
+    op.add_column("jobs", sa.Column("batch_key", sa.String(64), nullable=True), if_not_exists=True)
     op.add_column(
-        "jobs", sa.Column("batch_size", sa.SmallInteger(), nullable=False, server_default="1")
+        "jobs",
+        sa.Column("batch_size", sa.SmallInteger(), nullable=False, server_default="1"),
+        if_not_exists=True,
     )
     op.alter_column("jobs", "batch_size", server_default=None)
-    op.create_index(
+    create_index(
         "ix_jobs_batch",
         "jobs",
         ["queue", "batch_key"],
-        postgresql_where=sa.text("status = 'queued' AND batch_key IS NOT NULL"),
+        where=sa.text("status = 'queued' AND batch_key IS NOT NULL"),
     )
     # Every LoRA so far came from a training here, whose files are kohya's.
     op.add_column(
