@@ -77,10 +77,17 @@ def create_successor(
     create_index(f"{name}_new", table, columns, where=where)
 
 
-def succeed(name: str, table: str) -> None:
-    """Put the successor in the place of the index called `name`; within the transaction."""
-    op.drop_index(name, table)
-    op.execute(f"ALTER INDEX {name}_new RENAME TO {name}")
+def succeed(table: str, *names: str) -> None:
+    """Put successors in the places of the table's indexes of these names, all at once."""
+    swaps = (f"DROP INDEX {name}; ALTER INDEX {name}_new RENAME TO {name}" for name in names)
+    # In one message, so that nobody waits for what goes to and fro between us and the server.
+    op.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; " + "; ".join(swaps))
+
+
+def create_unique_constraint(name: str, table: str, columns: Sequence[str]) -> None:
+    """No two rows alike in these columns; the index behind it is built as `create_index` does."""
+    create_index(name, table, columns, unique=True)
+    op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {name}")
 
 
 def replace_foreign_key(

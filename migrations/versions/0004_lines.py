@@ -3,7 +3,13 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.schema_changes import create_index, create_successor, outside_a_transaction, succeed
+from app.schema_changes import (
+    commit,
+    create_index,
+    create_successor,
+    outside_a_transaction,
+    succeed,
+)
 
 revision = "0004"
 down_revision = "0003"
@@ -51,6 +57,7 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.create_index("ix_doomed_objects_due", "doomed_objects", ["look_at"], if_not_exists=True)
+    commit()
     op.add_column("jobs", sa.Column("base_model", sa.String(64), nullable=True), if_not_exists=True)
     op.add_column("jobs", sa.Column("recipe", sa.String(64), nullable=True), if_not_exists=True)
     op.add_column(
@@ -86,8 +93,7 @@ def upgrade() -> None:
         "ix_jobs_account", "jobs", ["account_id", sa.text("created_at DESC"), sa.text("id DESC")]
     )
     create_successor("ix_jobs_batch", "jobs", ["queue", "batch_key", "created_at"], where=BATCHED)
-    for name in REPLACED:
-        succeed(name, "jobs")
+    succeed("jobs", *REPLACED)
 
 
 def downgrade() -> None:
@@ -99,8 +105,7 @@ def downgrade() -> None:
     )
     create_successor("ix_jobs_account", "jobs", ["account_id", sa.text("id DESC")])
     create_successor("ix_jobs_batch", "jobs", ["queue", "batch_key"], where=BATCHED)
-    for name in REPLACED:
-        succeed(name, "jobs")
+    succeed("jobs", *REPLACED)
     for table, column in SHOWN:
         op.drop_index(op.f(f"ix_{table}_{column}"), table)
     op.drop_index("ix_trainings_state", "trainings")

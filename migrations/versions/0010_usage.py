@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from app.schema_changes import outside_a_transaction
+from app.schema_changes import commit, outside_a_transaction
 
 revision = "0010"
 down_revision = "0009"
@@ -23,6 +23,7 @@ def upgrade() -> None:
         ),
         if_not_exists=True,
     )
+    commit()
     op.create_table(
         "usage_days",
         sa.Column("account_id", sa.String(40), nullable=False),
