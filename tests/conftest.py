@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app import broker, database, settings, storage
+from app import settings
 from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
-from app.database import get_engine, transaction
-from app.jobs import pace
+from app.cli.stack.servers import REDIS_URL
+from app.database import transaction
 from app.migrate import upgrade
-from app.tables import metadata
+from tests import servers as servers_for_tests
+
+# What pytest-xdist calls this process: gw0, gw1, …; None where it is the only one.
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 
 # What takes longest begins first, or one process would end long after the other.
 LONG_FIRST = (
@@ -28,8 +30,12 @@ LONG_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest; a file's tests stay together, and so does what one goes on from."""
+    if config.getoption("--only-with-servers"):
+        without = [item for item in items if "servers" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in set(without)]
 
     def turn(item: pytest.Item) -> int:
         places = [n for n, path in enumerate(LONG_FIRST) if item.nodeid.startswith(path)]
@@ -38,37 +44,74 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run over other servers leaves out."""
+    parser.addoption(
+        "--only-with-servers",
+        action="store_true",
+        help="run only tests that use Postgres, Redis or S3; the others are the same over any",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse servers that are not meant for tests, before anything touches them."""
+    config.addinivalue_line(
+        "markers",
+        "own_servers: it stops a server, so it has embedded ones, wherever the others' are",
+    )
+    if PROCESS is not None:
+        return  # The process that started this one has looked.
+    processes = [f"gw{n}" for n in range(len(config.getoption("tx", None) or []))]
+    try:
+        for process in processes or [None]:
+            told = servers_for_tests.named(os.environ, process)
+            if REDIS_URL in told:
+                servers_for_tests.require_empty_redis(told[REDIS_URL])
+    except servers_for_tests.NotForTests as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
     """Postgres, Redis and S3, migrated; those that LORAWRIGHT_* variables name are used instead."""
     with (
         # Not pytest's own folder: only its owner may enter that, and Postgres refuses to be root.
         tempfile.TemporaryDirectory(prefix="lorawright-tests-") as folder,
-        EmbeddedServers(Path(folder), provided=os.environ) as running,
+        servers_for_tests.running(Path(folder), os.environ, PROCESS) as running,
+        servers_for_tests.using(running),
     ):
-        os.environ |= running.environment() | {
-            "LORAWRIGHT_DEFAULT_BASE_MODEL": "emoji-64",
-            "LORAWRIGHT_DEFAULT_CAPTIONER": "emoji-blip",
-            "LORAWRIGHT_LOG_LEVEL": "warning",
-        }
-        for cached in (settings.get_settings, broker.get_redis, storage.get_store, get_engine):
-            cached.cache_clear()
-        database._session_factory.cache_clear()
         upgrade(settings.get_settings().database_url)
         yield running
-        get_engine().dispose()
-        broker.get_redis().close()
+
+
+@pytest.fixture(scope="session")
+def embedded_servers(servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
+    """Servers that a test may stop: `servers`; embedded ones beside them, where those are others'.
+
+    They are not in use by themselves: see `servers_for_tests.using`.
+    """
+    if None not in (servers.postgres, servers.redis, servers.s3):
+        yield servers
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="lorawright-tests-") as folder,
+        EmbeddedServers(Path(folder)) as running,
+    ):
+        upgrade(running.settings().database_url)
+        yield running
 
 
 @pytest.fixture
-def clean(servers: EmbeddedServers) -> EmbeddedServers:
-    """Empty tables, an empty broker, and nothing remembered of them."""
-    with get_engine().begin() as connection:
-        names = ", ".join(table.name for table in metadata.sorted_tables)
-        connection.execute(text(f"TRUNCATE {names} CASCADE"))
-    broker.get_redis().flushdb()
-    pace.kept.forget()
-    return servers
+def clean(request: pytest.FixtureRequest, servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
+    """Empty tables and an empty broker; of embedded servers for a test marked `own_servers`."""
+    if request.node.get_closest_marker("own_servers") is None:
+        servers_for_tests.empty()
+        yield servers
+        return
+    embedded = request.getfixturevalue("embedded_servers")
+    with servers_for_tests.using(embedded):
+        servers_for_tests.empty()
+        yield embedded
 
 
 def _client_of_new_account(name: str) -> TestClient:

@@ -4,6 +4,15 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import (
+    commit,
+    create_index,
+    outside_a_transaction,
+    replace_foreign_key,
+    set_not_null,
+    validate,
+)
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -41,35 +50,40 @@ def upgrade() -> None:
             ["dataset_id"], ["datasets.id"], name=op.f("fk_uploads_dataset_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+        if_not_exists=True,
     )
-    op.create_index("ix_uploads_account", "uploads", ["account_id", sa.text("id DESC")])
-    op.create_index(op.f("ix_uploads_dataset_id"), "uploads", ["dataset_id"])
-    op.create_index(op.f("ix_uploads_object_key"), "uploads", ["object_key"])
+    for name, columns in (
+        ("ix_uploads_account", ["account_id", sa.text("id DESC")]),
+        ("ix_uploads_dataset_id", ["dataset_id"]),
+        ("ix_uploads_object_key", ["object_key"]),
+    ):
+        op.create_index(name, "uploads", columns, if_not_exists=True)
     op.create_index(
         "ix_uploads_unsettled",
         "uploads",
         ["expires_at"],
         postgresql_where=sa.text("NOT object_gone"),
+        if_not_exists=True,
     )
-    op.add_column("ingests", sa.Column("upload_id", sa.String(40), nullable=True))
-    op.create_foreign_key(
-        op.f("fk_ingests_upload_id"),
-        "ingests",
-        "uploads",
-        ["upload_id"],
-        ["id"],
-        ondelete="CASCADE",
+    commit()
+    op.add_column(
+        "ingests", sa.Column("upload_id", sa.String(40), nullable=True), if_not_exists=True
     )
-    op.create_index(op.f("ix_ingests_upload_id"), "ingests", ["upload_id"])
+    replace_foreign_key(
+        "fk_ingests_upload_id", "ingests", "uploads", "upload_id", ondelete="CASCADE"
+    )
+    validate("fk_ingests_upload_id", "ingests")
+    create_index("ix_ingests_upload_id", "ingests", ["upload_id"])
     # A captioning that has ended outlives its dataset.
     op.alter_column("captionings", "dataset_id", nullable=True)
     _captionings_when_a_dataset_goes("SET NULL")
 
 
 def downgrade() -> None:
-    op.execute("DELETE FROM captionings WHERE dataset_id IS NULL")
+    with outside_a_transaction():
+        op.execute("DELETE FROM captionings WHERE dataset_id IS NULL")
     _captionings_when_a_dataset_goes("CASCADE")
-    op.alter_column("captionings", "dataset_id", nullable=False)
+    set_not_null("captionings", "dataset_id")
     op.drop_index(op.f("ix_ingests_upload_id"), "ingests")
     op.drop_constraint(op.f("fk_ingests_upload_id"), "ingests")
     op.drop_column("ingests", "upload_id")
@@ -77,6 +91,6 @@ def downgrade() -> None:
 
 
 def _captionings_when_a_dataset_goes(then: str) -> None:
-    name = op.f("fk_captionings_dataset_id")
-    op.drop_constraint(name, "captionings")
-    op.create_foreign_key(name, "captionings", "datasets", ["dataset_id"], ["id"], ondelete=then)
+    name = "fk_captionings_dataset_id"
+    replace_foreign_key(name, "captionings", "datasets", "dataset_id", ondelete=then)
+    validate(name, "captionings")

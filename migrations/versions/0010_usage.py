@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import commit, outside_a_transaction
+
 revision = "0010"
 down_revision = "0009"
 branch_labels = None
@@ -19,7 +21,9 @@ def upgrade() -> None:
             server_default=sa.text("'{}'"),
             nullable=False,
         ),
+        if_not_exists=True,
     )
+    commit()
     op.create_table(
         "usage_days",
         sa.Column("account_id", sa.String(40), nullable=False),
@@ -35,13 +39,18 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("account_id", "day", "kind", name=op.f("pk_usage_days")),
+        if_not_exists=True,
     )
-    op.execute("""
-        INSERT INTO usage_days (account_id, day, kind, jobs, gpu_seconds, images)
-        SELECT account_id, (ended_at AT TIME ZONE 'UTC')::date, kind, count(*), sum(gpu_seconds),
-            sum(CASE WHEN kind = 'generation' AND status = 'succeeded' THEN batch_size ELSE 0 END)
-        FROM jobs WHERE ended_at IS NOT NULL GROUP BY 1, 2, 3
-    """)
+    with outside_a_transaction():
+        op.execute("""
+            INSERT INTO usage_days (account_id, day, kind, jobs, gpu_seconds, images)
+            SELECT account_id, (ended_at AT TIME ZONE 'UTC')::date, kind, count(*),
+                sum(gpu_seconds),
+                sum(CASE WHEN kind = 'generation' AND status = 'succeeded' THEN batch_size
+                    ELSE 0 END)
+            FROM jobs WHERE ended_at IS NOT NULL GROUP BY 1, 2, 3
+            ON CONFLICT DO NOTHING
+        """)
 
 
 def downgrade() -> None:

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import create_unique_constraint, outside_a_transaction
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -14,20 +16,26 @@ def upgrade() -> None:
     op.add_column(
         "accounts",
         sa.Column("role", sa.String(20), server_default=sa.text("'customer'"), nullable=False),
+        if_not_exists=True,
     )
-    op.add_column("accounts", sa.Column("suspended_at", sa.DateTime(timezone=True)))
-    op.add_column("accounts", sa.Column("suspended_reason", sa.String(500)))
-    op.execute("""
-        UPDATE accounts SET role = 'admin' WHERE id IN (
-            SELECT account_id FROM api_keys WHERE scopes ? 'admin' AND revoked_at IS NULL
-        )
-    """)
-    op.add_column("api_keys", sa.Column("expires_at", sa.DateTime(timezone=True)))
-    op.add_column("api_keys", sa.Column("previous_sha256", sa.String(64)))
-    op.add_column("api_keys", sa.Column("previous_until", sa.DateTime(timezone=True)))
-    op.create_unique_constraint(
-        op.f("uq_api_keys_previous_sha256"), "api_keys", ["previous_sha256"]
-    )
+    for column in (
+        sa.Column("suspended_at", sa.DateTime(timezone=True)),
+        sa.Column("suspended_reason", sa.String(500)),
+    ):
+        op.add_column("accounts", column, if_not_exists=True)
+    with outside_a_transaction():
+        op.execute("""
+            UPDATE accounts SET role = 'admin' WHERE id IN (
+                SELECT account_id FROM api_keys WHERE scopes ? 'admin' AND revoked_at IS NULL
+            )
+        """)
+    for column in (
+        sa.Column("expires_at", sa.DateTime(timezone=True)),
+        sa.Column("previous_sha256", sa.String(64)),
+        sa.Column("previous_until", sa.DateTime(timezone=True)),
+    ):
+        op.add_column("api_keys", column, if_not_exists=True)
+    create_unique_constraint("uq_api_keys_previous_sha256", "api_keys", ["previous_sha256"])
     op.create_table(
         "audit_entries",
         sa.Column("id", sa.String(40), nullable=False),

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import commit
+
 revision = "0013"
 down_revision = "0011"
 branch_labels = None
@@ -11,7 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("webhook_url", sa.String(2000)))
+    op.add_column("jobs", sa.Column("webhook_url", sa.String(2000)), if_not_exists=True)
+    commit()
     op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.String(40), nullable=False),

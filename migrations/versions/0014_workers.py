@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.schema_changes import create_index
+
 revision = "0014"
 down_revision = "0013"
 branch_labels = None
@@ -23,14 +25,10 @@ def upgrade() -> None:
         sa.Column("gpu_memory_free_bytes", sa.BigInteger()),
         sa.Column("order", sa.String(12)),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
+        if_not_exists=True,
     )
-    op.create_index("ix_jobs_newest", "jobs", [sa.text("created_at DESC"), sa.text("id DESC")])
-    op.create_index(
-        "ix_jobs_ended",
-        "jobs",
-        ["ended_at"],
-        postgresql_where=sa.text("ended_at IS NOT NULL"),
-    )
+    create_index("ix_jobs_newest", "jobs", [sa.text("created_at DESC"), sa.text("id DESC")])
+    create_index("ix_jobs_ended", "jobs", ["ended_at"], where=sa.text("ended_at IS NOT NULL"))
 
 
 def downgrade() -> None:

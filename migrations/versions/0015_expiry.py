@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.schema_changes import commit, create_index
+
 revision = "0015"
 down_revision = "0014"
 branch_labels = None
@@ -10,21 +12,25 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("pictures_expire_at", sa.DateTime(timezone=True)))
-    op.add_column("jobs", sa.Column("pictures_gone_at", sa.DateTime(timezone=True)))
-    op.create_index(
+    for table, names in (
+        ("jobs", ("pictures_expire_at", "pictures_gone_at")),
+        ("input_images", ("expires_at", "gone_at")),
+    ):
+        for name in names:
+            column = sa.Column(name, sa.DateTime(timezone=True))
+            op.add_column(table, column, if_not_exists=True)
+        commit()
+    create_index(
         "ix_jobs_pictures_expire",
         "jobs",
         ["pictures_expire_at"],
-        postgresql_where=sa.text("pictures_expire_at IS NOT NULL AND pictures_gone_at IS NULL"),
+        where=sa.text("pictures_expire_at IS NOT NULL AND pictures_gone_at IS NULL"),
     )
-    op.add_column("input_images", sa.Column("expires_at", sa.DateTime(timezone=True)))
-    op.add_column("input_images", sa.Column("gone_at", sa.DateTime(timezone=True)))
-    op.create_index(
+    create_index(
         "ix_input_images_expires",
         "input_images",
         ["expires_at"],
-        postgresql_where=sa.text("expires_at IS NOT NULL AND gone_at IS NULL"),
+        where=sa.text("expires_at IS NOT NULL AND gone_at IS NULL"),
     )
 
 

@@ -36,13 +36,15 @@ def test_a_missing_object_is_not_found_and_leaves_no_file(
 
 @pytest.mark.parametrize("mode", ["refuse", "unavailable", "cut"])
 def test_a_server_that_fails_is_storage_that_is_away_whatever_is_asked(
-    servers: EmbeddedServers, tmp_path: Path, mode: Mode
+    embedded_servers: EmbeddedServers, tmp_path: Path, mode: Mode
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(100))
-    make_store(servers.settings()).put_file("test/there", source, "application/octet-stream")
-    with S3Proxy(int(servers.environment()["LORAWRIGHT_S3_ENDPOINT_URL"].rpartition(":")[2])) as s3:
-        told = servers.settings()
+    make_store(embedded_servers.settings()).put_file(
+        "test/there", source, "application/octet-stream"
+    )
+    with S3Proxy(embedded_servers.state.ports["s3"]) as s3:
+        told = embedded_servers.settings()
         store = make_store(
             told.model_copy(update={"s3_endpoint_url": f"http://127.0.0.1:{s3.port}"})
         )

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app import broker
 from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.child import Child
 from app.cli.stack.processes import beat_child, worker_children
-from app.database import get_engine, transaction
-from app.tables import metadata
+from app.database import transaction
+from tests import servers as servers_for_tests
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Pauses are shortened, so that tests need not wait for what is measured in minutes.
@@ -118,10 +116,7 @@ def service(servers: EmbeddedServers) -> Iterator[Service]:
     """API, worker and beat over empty tables, for this folder: others claim jobs themselves."""
     from app.main import create_app
 
-    with get_engine().begin() as connection:
-        names = ", ".join(table.name for table in metadata.sorted_tables)
-        connection.execute(text(f"TRUNCATE {names} CASCADE"))
-    broker.get_redis().flushdb()
+    servers_for_tests.empty()
     logs = servers.data_dir / "logs"
     logs.mkdir(exist_ok=True)
     variables = servers.environment() | VARIABLES

@@ -26,14 +26,19 @@ DATABASE = "lorawright"
 UNPRIVILEGED_USERS = ("postgres", "nobody")
 
 
-def postgres_child(folder: Path, port: int, password: str, log_path: Path) -> Child:
+def postgres_child(
+    folder: Path, port: int, password: str, log_path: Path, *, binaries: Path | None = None
+) -> Child:
     """A Postgres on `folder`, which is initialised first where it is new (about a second).
+
+    Args:
+        binaries: where `postgres` and `initdb` are, if not the wheel's.
 
     Raises:
         ServerMissing: the wheel is not installed.
         StackError: the folder cannot be initialised.
     """
-    binaries = _binaries()
+    binaries = binaries or _binaries()
     folder.mkdir(mode=0o700, exist_ok=True)
     user = _unprivileged_user(folder) if os.geteuid() == 0 else None
     if user is not None:
@@ -62,19 +67,19 @@ def postgres_child(folder: Path, port: int, password: str, log_path: Path) -> Ch
     )
 
 
-def database_url(port: int, password: str) -> str:
+def database_url(port: int, password: str, database: str = DATABASE) -> str:
     """The address for SQLAlchemy."""
-    return f"postgresql+psycopg://{ROLE}:{password}@{LOOPBACK}:{port}/{DATABASE}"
+    return f"postgresql+psycopg://{ROLE}:{password}@{LOOPBACK}:{port}/{database}"
 
 
-def ensure_database(port: int, password: str) -> None:
+def ensure_database(port: int, password: str, database: str = DATABASE) -> None:
     """Create our database in a running server that has none."""
     with _connect(port, password) as connection:
         found = connection.execute(
-            "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]
+            "SELECT 1 FROM pg_database WHERE datname = %s", [database]
         ).fetchone()
         if found is None:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
 
 
 def _connect(port: int, password: str) -> psycopg.Connection:

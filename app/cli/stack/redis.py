@@ -25,8 +25,13 @@ maxmemory-policy noeviction
 """
 
 
-def redis_child(folder: Path, port: int, password: str, log_path: Path) -> Child:
+def redis_child(
+    folder: Path, port: int, password: str, log_path: Path, *, program: Path | None = None
+) -> Child:
     """A Redis that keeps its data in `folder`.
+
+    Args:
+        program: the server to run, if not the wheel's: another Redis, or Valkey.
 
     Raises:
         ServerMissing: the wheel is not installed.
@@ -40,7 +45,7 @@ def redis_child(folder: Path, port: int, password: str, log_path: Path) -> Child
     return Child(
         ChildSpec(
             name="redis",
-            command=[str(_binary()), str(configuration)],
+            command=[str(program or _binary()), str(configuration)],
             environment={"PATH": os.defpath, "LC_ALL": "C"},
             ready=lambda: _answers(port, password),
         ),

@@ -41,7 +41,7 @@ def s3_child(folder: Path, port: int, settings: Settings, log_path: Path) -> Chi
                 "NANIO_ACCESS_KEY": settings.s3_access_key_id or "",
                 "NANIO_SECRET_KEY": secret.get_secret_value() if secret else "",
             },
-            ready=lambda: _listens(port) and s3_answers(settings),
+            ready=lambda: listens(port) and s3_answers(settings),
             # It waits for open downloads; they are cut after this.
             stop_seconds=5.0,
         ),
@@ -54,7 +54,8 @@ def s3_endpoint_url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody does, on loopback."""
     # Asked before boto3, which would retry a refused connection for seconds.
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0

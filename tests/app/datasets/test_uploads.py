@@ -227,18 +227,15 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(client, ma
     assert answer.json()["errors"][0]["code"] in {"image_too_many_pixels", "not_an_image"}
 
 
-def test_uploading_while_storage_is_away_is_a_503_and_changes_nothing(
-    client, make_dataset, servers
-):
-    if servers.s3 is None:
-        pytest.skip("the S3 server is not ours to stop")
+@pytest.mark.own_servers
+def test_uploading_while_storage_is_away_is_a_503_and_changes_nothing(client, make_dataset, clean):
     dataset_id = make_dataset()
-    servers.s3.stop()
+    clean.s3.stop()
     try:
         answer = upload(client, dataset_id, "a.png", picture(1))
     finally:
-        servers.s3.start()
-        servers.s3.wait_ready()
+        clean.s3.start()
+        clean.s3.wait_ready()
     assert answer.status_code == 503
     problem = answer.json()
     assert (problem["code"], problem["retryable"]) == ("storage_unavailable", True)
@@ -246,16 +243,15 @@ def test_uploading_while_storage_is_away_is_a_503_and_changes_nothing(
     assert nothing_is_kept()
 
 
-def test_submitting_while_redis_is_away_is_a_201_and_the_job_waits(client, make_dataset, servers):
-    if servers.redis is None:
-        pytest.skip("the Redis server is not ours to stop")
+@pytest.mark.own_servers
+def test_submitting_while_redis_is_away_is_a_201_and_the_job_waits(client, make_dataset, clean):
     dataset_id = make_dataset(pictures=1)
-    servers.redis.stop()
+    clean.redis.stop()
     try:
         answer = client.post(f"/v1/datasets/{dataset_id}/captionings", json={})
     finally:
-        servers.redis.start()
-        servers.redis.wait_ready()
+        clean.redis.start()
+        clean.redis.wait_ready()
     assert answer.status_code == 201, answer.text
     assert answer.json()["status"] == "queued"
     get_redis().ping()

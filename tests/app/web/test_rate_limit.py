@@ -61,6 +61,7 @@ def test_when_the_count_has_gone_there_is_room_again(limited):
     assert limited.get("/v1/jobs").status_code == 200
 
 
+@pytest.mark.own_servers
 def test_nobody_is_refused_while_redis_is_away(limited, clean: EmbeddedServers):
     assert clean.redis is not None
     clean.redis.stop()
