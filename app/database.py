@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import uuid6
-from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, func
+from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, func, make_url
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
@@ -53,17 +53,34 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+# A peer that answers nothing for so long is gone, though nobody has said so: a machine without
+# power, a cable that was pulled. Shorter than a lease, or its worker would wait beyond it.
+GONE_SECONDS = 25
+_PROBES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
 @cache
 def get_engine() -> Engine:
     """The process's engine: one pool, checked connections, so a restarted Postgres heals."""
     settings = get_settings()
+    url = make_url(settings.database_url)
+    arguments: dict[str, Any] = {
+        "connect_timeout": 5,
+        "application_name": "lorawright",
+        "tcp_user_timeout": GONE_SECONDS * 1000,
+        **_PROBES,
+    }
+    # Postgres looks for us in the same way: a row that a vanished worker has locked would stay
+    # locked for hours otherwise, and the sweep of its job with it.
+    if "options" not in url.query:
+        arguments["options"] = " ".join(f"-c tcp_{name}={value}" for name, value in _PROBES.items())
     return create_engine(
-        settings.database_url,
+        url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_pre_ping=True,
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": "lorawright"},
+        connect_args=arguments,
     )
 
 

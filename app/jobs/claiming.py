@@ -216,7 +216,8 @@ def _take(
     if row is None:
         return None
     lines.served(session, line)
-    events.append(session, row.id, "status", {"status": "running", "attempt": row.attempt})
+    told = {"status": "running", "attempt": row.attempt}
+    events.add(session, row.id, "status", told, row.seq, row.is_watched)
     return Claim(
         row.id,
         row.kind,
@@ -255,8 +256,12 @@ def _taking(which: Any) -> Any:
             lease_expires_at=from_now(bindparam("lease_seconds")),
             started_at=func.coalesce(Job.started_at, func.now()),
             not_before=None,
+            **events.NEXT,
         )
-        .returning(Job.id, Job.kind, Job.attempt, Job.batch_key, Job.batch_size, Job.failures)
+        .returning(
+            *(Job.id, Job.kind, Job.attempt, Job.batch_key, Job.batch_size, Job.failures),
+            *events.numbered("status"),
+        )
         .execution_options(synchronize_session=False)
     )
 

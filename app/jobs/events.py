@@ -31,26 +31,49 @@ def append(session: Session, job_id: str, type_: EventType, payload: JsonObject)
     """Add one event and announce it after the commit; its number in the job's story.
 
     The number is taken by an UPDATE of the job's row, whose lock keeps the story in order and
-    without gaps, whoever writes.
+    without gaps, whoever writes. Where the row is changed anyway, `NEXT` goes into that UPDATE and
+    `add` follows it, as each UPDATE leaves another version of the row behind.
     """
-    # Whether anybody is told by webhook is seen on the way, without a statement of its own.
-    watched = _IS_WATCHED if type_ == "status" else false()
     row = session.execute(
         update(Job)
         .where(Job.id == job_id)
-        .values(event_seq=Job.event_seq + 1)
-        .returning(Job.event_seq, watched)
+        .values(NEXT)
+        .returning(*numbered(type_))
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
         raise LookupError(f"no job {job_id}")
-    seq, is_watched = row
+    add(session, job_id, type_, payload, row.seq, row.is_watched)
+    return int(row.seq)
+
+
+# What an UPDATE of a job's row sets so that an event may be added.
+NEXT = {"event_seq": Job.event_seq + 1}
+
+
+def numbered(type_: EventType) -> tuple[ColumnElement[int], ColumnElement[bool]]:
+    """What that UPDATE returns for it: `seq` and `is_watched`.
+
+    So whether anybody is told by webhook is seen on the way, without a statement of its own.
+    """
+    watched = _IS_WATCHED if type_ == "status" else false()
+    return Job.event_seq.label("seq"), watched.label("is_watched")
+
+
+def add(
+    session: Session,
+    job_id: str,
+    type_: EventType,
+    payload: JsonObject,
+    seq: int,
+    is_watched: bool,
+) -> None:
+    """Add the event whose number this transaction's UPDATE of the job has returned."""
     session.add(JobEvent(job_id=job_id, seq=seq, type=type_, payload=payload))
     session.flush()
     announce_after_commit(session, job_id)
     if is_watched:
         outbox.put(session, job_id)
-    return seq
 
 
 def read_after(session: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]:

@@ -114,18 +114,17 @@ def report_progress(
         "stage": stage,
         "eta_s": eta_s,
     }
-    _write(session, claim, {f"progress_{name}": value for name, value in payload.items()})
-    events.append(session, claim.job_id, "progress", payload)
+    values = {f"progress_{name}": value for name, value in payload.items()}
+    _write_and_tell(session, claim, values, "progress", payload)
 
 
 def record(session: Session, claim: Claim, type_: EventType, payload: JsonObject) -> None:
-    """Append an event to the story of a job that is held.
+    """Append an event to the story of the job.
 
     Raises:
         LeaseLost: the job is no longer this attempt's.
     """
-    hold(session, claim)
-    events.append(session, claim.job_id, type_, payload)
+    _write_and_tell(session, claim, {}, type_, payload)
 
 
 def finish(
@@ -159,11 +158,10 @@ def finish(
             values["pictures_expire_at"] = from_now(kept)
     if error is not None:
         values |= {f"error_{name}": error[name] for name in ("code", "message", "retryable")}
-    _write(session, claim, values)
     payload: JsonObject = {"status": status}
     if error is not None:
         payload["error"] = error
-    events.append(session, claim.job_id, "status", payload)
+    _write_and_tell(session, claim, values, "status", payload)
     images = claim.batch_size if status == "succeeded" and claim.kind in DRAWING else 0
     _meter(session, claim, gpu_seconds, jobs=1, images=images)
 
@@ -360,6 +358,22 @@ def _write(session: Session, claim: Claim, values: dict[str, Any]) -> None:
     written = session.scalar(_owned(claim).values(values).returning(Job.id))
     if written is None:
         raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
+
+
+def _write_and_tell(
+    session: Session,
+    claim: Claim,
+    values: dict[str, Any],
+    type_: EventType,
+    payload: JsonObject,
+) -> None:
+    """Write to the job's row and add an event, by one UPDATE."""
+    row = session.execute(
+        _owned(claim).values(values | events.NEXT).returning(*events.numbered(type_))
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
+    events.add(session, claim.job_id, type_, payload, row.seq, row.is_watched)
 
 
 def _pause_seconds(failures: int) -> float:

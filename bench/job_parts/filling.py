@@ -30,13 +30,20 @@ _LINES = """
 
 def fill(jobs: int, accounts: int, *, first: int = 0) -> None:
     """Queue so many generations more, of so many accounts in turn."""
+    open_accounts(accounts)
     with get_engine().begin() as connection:
-        connection.execute(text(_ACCOUNTS), {"accounts": accounts})
         connection.execute(text(_JOBS), {"jobs": jobs, "accounts": accounts, "first": first})
         connection.execute(text(_LINES))
     with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE jobs"))
         connection.execute(text("VACUUM ANALYZE job_lines"))
+
+
+def open_accounts(accounts: int) -> list[str]:
+    """See to it that there are so many accounts; their ids."""
+    with get_engine().begin() as connection:
+        connection.execute(text(_ACCOUNTS), {"accounts": accounts})
+    return [f"acct_bench{number:06d}" for number in range(1, accounts + 1)]
 
 
 def empty() -> None:
