@@ -26,6 +26,7 @@ from app.jobs import routes as jobs
 from app.logs import configure_logs
 from app.loras import routes as loras
 from app.loras import tool_routes as lora_tools
+from app.metrics import routes as metrics
 from app.openai_images import routes as openai_images
 from app.settings import get_settings
 from app.storage import get_store
@@ -98,5 +99,6 @@ def create_app() -> FastAPI:
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     add_console(app)
     return app

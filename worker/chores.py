@@ -14,6 +14,7 @@ from app.database import transaction
 from app.datasets import uploads
 from app.idempotency import service as idempotency
 from app.jobs import lifecycle, lines
+from app.metrics import totals
 from app.retention import expiry
 from app.retention import service as retention
 from app.settings import get_settings
@@ -99,6 +100,16 @@ def _forget_old_deliveries() -> None:
         sending.prune(session)
 
 
+def _count_ended_jobs() -> None:
+    with transaction() as session:
+        totals.count_ended(session)
+
+
+def _note_the_sweep() -> None:
+    with transaction() as session:
+        totals.note_sweep(session)
+
+
 def _forget_silent_workers() -> None:
     with transaction() as session:
         workers.forget_silent(session)
@@ -127,4 +138,7 @@ CHORES: tuple[Callable[[], None], ...] = (
     _forget_silent_workers,
     _give_up_late_uploads,
     _remove_doomed_objects,
+    _count_ended_jobs,
+    # Last: it says that the others were done.
+    _note_the_sweep,
 )
