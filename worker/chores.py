@@ -21,6 +21,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from app.webhooks import sending
 from app.workers import service as workers
+from worker import metrics
 from worker.webhooks import deliverer
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def sweep() -> None:
             chore()
         except Exception as error:  # a chore that fails must not keep the others from being done
             log.warning("%s failed", chore.__name__, exc_info=error)
+            metrics.CHORES_FAILED.labels(chore.__name__.strip("_")).inc()
 
 
 def sweep_orphans() -> None:
@@ -44,6 +46,7 @@ def sweep_orphans() -> None:
 def _return_lost_jobs() -> None:
     with transaction() as session:
         lost = lifecycle.sweep_expired_leases(session)
+    metrics.LEASES_EXPIRED.inc(len(lost))
     if lost:
         log.warning("returned the jobs of lost workers: %s", lost)
 
