@@ -74,7 +74,7 @@ $(STAMPS)/run: $(STAMPS)/torch pyproject.toml
 	touch $@
 
 $(STAMPS)/test: $(STAMPS)/run pyproject.toml
-	$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[worker,embedded,dev]'
+	$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[worker,embedded,tracing,dev]'
 	touch $@
 
 $(STAMPS)/generator: $(STAMPS)/venv tools/client_generator.txt

@@ -25,8 +25,6 @@ WORK_TASK = "lorawright.work"
 SWEEP_TASK = "lorawright.sweep"
 ORPHANS_TASK = "lorawright.orphans"
 DELIVER_TASK = "lorawright.deliver"
-# When the last sweep was, by Redis' clock.
-SWEPT_KEY = "lorawright:swept_at"
 
 
 def _configuration() -> dict[str, Any]:
@@ -105,23 +103,6 @@ def announce(job_id: str) -> None:
         get_redis().publish(job_channel(job_id), "")
     except redis.RedisError as error:
         log.warning("news of %s not announced: %s", job_id, error)
-
-
-def note_sweep() -> None:
-    """Remember that a sweep has been done, for whoever asks how the service is."""
-    try:
-        get_redis().set(SWEPT_KEY, get_redis().time()[0])
-    except redis.RedisError as error:
-        log.warning("sweep not noted: %s", error)
-
-
-def seconds_since_sweep() -> float | None:
-    """How long ago the last sweep was; None where Redis knows of none, or is away."""
-    try:
-        told = get_redis().get(SWEPT_KEY)
-        return None if told is None else max(0.0, get_redis().time()[0] - float(told))
-    except redis.RedisError:
-        return None
 
 
 def wake_after_commit(session: Session, queue: str) -> None:

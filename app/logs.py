@@ -38,3 +38,7 @@ def configure_logs(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # The request middleware logs each request once, with its id.
     logging.getLogger("uvicorn.access").disabled = True
+    # What else uvicorn says is made JSON as well.
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
-from app import health
+from app import health, tracing
 from app.accounts import key_routes as api_keys
 from app.accounts import usage_routes as usage
 from app.admin import account_routes as admin_accounts
@@ -26,9 +27,11 @@ from app.jobs import routes as jobs
 from app.logs import configure_logs
 from app.loras import routes as loras
 from app.loras import tool_routes as lora_tools
+from app.metrics import routes as metrics
 from app.openai_images import routes as openai_images
 from app.settings import get_settings
 from app.storage import get_store
+from app.tracing import configure_tracing
 from app.trainings import routes as trainings
 from app.web.etags import ETags
 from app.web.methods import Methods
@@ -39,6 +42,9 @@ from app.web.prefer import PreferWait
 from app.web.problems import add_error_handlers
 from app.web.rate_limit import RateLimit
 from app.webhooks import routes as webhooks
+
+# Asked every few seconds by machines.
+UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 @asynccontextmanager
@@ -51,6 +57,7 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     # Made once, not by each of the first requests at the same time.
     get_store()
     yield
+    await run_in_threadpool(tracing.flush)
     await doorbell.close()
     await close_async_redis()
 
@@ -59,6 +66,7 @@ def create_app() -> FastAPI:
     """The ASGI application, for `uvicorn --factory`."""
     settings = get_settings()
     configure_logs(settings.log_level)
+    configure_tracing("lorawright-api")
     # One that cannot be used is told now, not at the first request.
     load_catalog(settings.catalog_path)
     load_content_rules()
@@ -68,6 +76,16 @@ def create_app() -> FastAPI:
         summary="From a folder of pictures to an SDXL LoRA, and from LoRAs to pictures.",
         lifespan=_lifespan,
         generate_unique_id_function=operation_id,
+        telemetry={
+            "tracer_provider": tracing.provider(),
+            "tracing": tracing.provider() is not None,
+            # What goes on within a request is our services' matter, and its figures Prometheus'.
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in UNTRACED,
+        },
     )
     add_error_handlers(app)
     app.add_middleware(ETags)
@@ -98,5 +116,6 @@ def create_app() -> FastAPI:
         for router in module.routers:
             app.include_router(router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     add_console(app)
     return app

@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line written."
     )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Whoever sends it as a bearer token may read `/metrics`.",
+    )
+    metrics_networks: Networks = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="Networks from which `/metrics` is read without it, unless a proxy is between.",
+    )
     max_json_body_bytes: int = Field(
         default=1 * MIB, ge=1024, description="Largest JSON body; more answers 413."
     )
@@ -350,6 +359,15 @@ class Settings(BaseSettings):
     )
     training_processes: int = Field(
         default=1, ge=1, le=64, description="Devices that one training uses together."
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Where each worker process serves its metrics; 0 serves none.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="The address on which it does; `0.0.0.0` is all of them."
     )
     torch_threads: int = Field(
         default=0, ge=0, le=256, description="CPU threads of a worker's maths; 0 leaves it be."

@@ -9,6 +9,7 @@ from app.generations import models as generations
 from app.idempotency import models as idempotency
 from app.jobs import models as jobs
 from app.loras import models as loras
+from app.metrics import models as metrics
 from app.retention import models as retention
 from app.trainings import models as trainings
 from app.webhooks import models as webhooks
@@ -26,6 +27,7 @@ __all__ = [
     "jobs",
     "loras",
     "metadata",
+    "metrics",
     "retention",
     "trainings",
     "webhooks",

@@ -1,8 +1,8 @@
-"""Write the pages that the code itself can tell: settings, commands, and the OpenAPI document.
+"""Write what the code itself can tell: settings, commands, metrics, the OpenAPI document.
 
     python -m tools.make_docs
 
-tests/test_docs.py fails where a page under docs/ is no longer what this writes.
+tests/test_docs.py fails where a page is no longer what this writes.
 """
 
 import inspect
@@ -17,7 +17,11 @@ from pydantic.fields import FieldInfo
 from app.cli.main import app as command_line
 from app.generations.schedulers import SCHEDULERS
 from app.main import create_app
+from app.metrics.api import API
+from app.metrics.work import WORK
 from app.settings import REPOSITORY, Settings
+from tools.dashboard import dashboard
+from worker.metrics import WORKER
 
 DOCS = REPOSITORY / "docs"
 SECTION = re.compile(r"^ +# --- (.+?) -+$")
@@ -42,6 +46,14 @@ The `lorawright` command reads two more, `LORAWRIGHT_URL` and `LORAWRIGHT_API_KE
 [the command line](cli.md).
 
 This page is written by `python -m tools.make_docs` from `app/settings.py`."""
+
+METRICS_BEGIN = "<!-- metrics -->\n"
+METRICS_END = "<!-- /metrics -->"
+METRICS = {
+    "Of each API process": API,
+    "Of queues, jobs and webhooks, told alike by every API process": WORK,
+    "Of each worker process": WORKER,
+}
 
 CLI_HEAD = """\
 # The command line
@@ -107,7 +119,23 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": cli_page(),
         DOCS / "schedulers.md": schedulers_page(),
         DOCS / "openapi.json": openapi_document(),
+        DOCS / "monitoring.md": monitoring_page(),
+        REPOSITORY / "deploy" / "grafana" / "lorawright.json": dashboard(),
     }
+
+
+def monitoring_page() -> str:
+    """The page, of which only the tables of metrics are written here."""
+    page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    before, rest = page.split(METRICS_BEGIN)
+    _, after = rest.split(METRICS_END)
+    lines = []
+    for title, group in METRICS.items():
+        lines += [f"\n### {title}\n", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+        for one in group.described:
+            labels = ", ".join(f"`{label}`" for label in one.labels)
+            lines.append(_row([f"`{one.name}`", one.kind, labels, one.help]))
+    return before + METRICS_BEGIN + "\n".join([*lines, "", METRICS_END]) + after
 
 
 def schedulers_page() -> str:

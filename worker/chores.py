@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable
 
 from app.audit import service as audit
-from app.broker import note_sweep, wake
+from app.broker import wake
 from app.database import transaction
 from app.datasets import uploads
 from app.idempotency import service as idempotency
 from app.jobs import lifecycle, lines
+from app.metrics import totals
 from app.retention import expiry
 from app.retention import service as retention
 from app.settings import get_settings
 from app.storage import get_store
 from app.webhooks import sending
 from app.workers import service as workers
+from worker import metrics
 from worker.webhooks import deliverer
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def sweep() -> None:
             chore()
         except Exception as error:  # a chore that fails must not keep the others from being done
             log.warning("%s failed", chore.__name__, exc_info=error)
-    note_sweep()
+            metrics.CHORES_FAILED.labels(chore.__name__.strip("_")).inc()
 
 
 def sweep_orphans() -> None:
@@ -44,6 +46,7 @@ def sweep_orphans() -> None:
 def _return_lost_jobs() -> None:
     with transaction() as session:
         lost = lifecycle.sweep_expired_leases(session)
+    metrics.LEASES_EXPIRED.inc(len(lost))
     if lost:
         log.warning("returned the jobs of lost workers: %s", lost)
 
@@ -100,6 +103,16 @@ def _forget_old_deliveries() -> None:
         sending.prune(session)
 
 
+def _count_ended_jobs() -> None:
+    with transaction() as session:
+        totals.count_ended(session)
+
+
+def _note_the_sweep() -> None:
+    with transaction() as session:
+        totals.note_sweep(session)
+
+
 def _forget_silent_workers() -> None:
     with transaction() as session:
         workers.forget_silent(session)
@@ -128,4 +141,7 @@ CHORES: tuple[Callable[[], None], ...] = (
     _forget_silent_workers,
     _give_up_late_uploads,
     _remove_doomed_objects,
+    _count_ended_jobs,
+    # Last: it says that the others were done.
+    _note_the_sweep,
 )

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 import redis
+import structlog
 from redis.client import PubSub
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,7 +23,9 @@ from app.errors import LeaseLost
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Claim
 from app.settings import get_settings
+from worker import metrics
 from worker.drain import hands_back
+from worker.stages import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,10 @@ class Lease:
         self._thread.join(timeout=10)
 
     def _beat(self) -> None:
+        with structlog.contextvars.bound_contextvars(**log_fields(self.claim)):
+            self._renew_until_ended()
+
+    def _renew_until_ended(self) -> None:
         settings = get_settings()
         renewed = time.monotonic()
         heard_at: float | None = None
@@ -101,6 +108,7 @@ class Lease:
                 if news or time.monotonic() - renewed >= settings.heartbeat_seconds:
                     ears = ears or self._listen()
                     if self._renew():
+                        _count_renewal(time.monotonic() - renewed, lost=self.stop_reason == "lost")
                         renewed = time.monotonic()
                     elif time.monotonic() - renewed > settings.lease_seconds:
                         # Postgres has been away for a whole lease: another may have the job.
@@ -132,6 +140,7 @@ class Lease:
             return True
         except SQLAlchemyError as error:
             log.warning("lease of %s not renewed: %s", self.claim.job_id, error)
+            metrics.RENEWALS.labels("failed").inc()
             return False
         if self._reason is None and orders.cancel_requested:
             self._reason = "canceled"
@@ -158,3 +167,11 @@ class Lease:
                 pass
         self._ended.wait(TICK_SECONDS)
         return False
+
+
+def _count_renewal(since_seconds: float, *, lost: bool) -> None:
+    if lost:
+        result = "lost"
+    else:
+        result = "late" if since_seconds > get_settings().lease_seconds / 2 else "in_time"
+    metrics.RENEWALS.labels(result).inc()

@@ -5,6 +5,7 @@ from typing import Any
 
 from celery.signals import (
     setup_logging,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_shutting_down,
@@ -16,7 +17,8 @@ from app.content.rules import load as load_content_rules
 from app.database import get_engine
 from app.logs import configure_logs
 from app.settings import get_settings
-from worker import tasks
+from app.tracing import configure_tracing, shut_down
+from worker import metrics, tasks
 from worker.drain import start_draining
 from worker.presence import Presence
 
@@ -39,10 +41,17 @@ def _configure_logs(**_: Any) -> None:
     configure_logs(get_settings().log_level)
 
 
+@worker_init.connect
+def _check(**_: Any) -> None:
+    metrics.check_port()
+
+
 @worker_process_init.connect
 def _start_child(**_: Any) -> None:
     # A connection opened in the parent must not be shared with the child.
     get_engine().dispose(close=False)
+    configure_tracing("lorawright-worker")
+    metrics.serve()
     _presence.append(Presence())
     _presence[0].begin()
 
@@ -51,6 +60,7 @@ def _start_child(**_: Any) -> None:
 def _end_child(**_: Any) -> None:
     for presence in _presence:
         presence.end()
+    shut_down()
 
 
 @worker_shutting_down.connect

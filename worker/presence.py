@@ -14,6 +14,7 @@ from app.database import transaction, utc_now
 from app.settings import get_settings
 from app.workers import service
 from app.workers.service import Report
+from worker import alive
 from worker.drain import obey
 from worker.runner import worker_id
 
@@ -36,6 +37,8 @@ class Presence:
     def end(self) -> None:
         """Be gone in good order."""
         self._ended.set()
+        with suppress(OSError):
+            alive.end()
         with suppress(SQLAlchemyError), transaction() as session:
             service.leave(session, worker_id())
 
@@ -58,6 +61,9 @@ class Presence:
 
     def _beat(self) -> None:
         while not self._ended.is_set():
+            # Said before Postgres is asked: that it is away is no reason to end a worker.
+            with suppress(OSError):
+                alive.beat()
             try:
                 self.report()
             except SQLAlchemyError as error:

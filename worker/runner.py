@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
-import structlog
 from sqlalchemy.orm import Session
 
 # Every table, so that foreign keys between them resolve whichever handler runs first.
@@ -28,6 +28,7 @@ from worker.handlers.at_hand import at_hand
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.lease import Lease
 from worker.patience import patiently
+from worker.stages import Attempt, stage
 from worker.workspace import workspace
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,13 @@ DEADLINE_ERROR: JsonObject = {
 }
 
 
+class Ended(NamedTuple):
+    """How an attempt came to its end, as it is told; see `metrics.JOBS`."""
+
+    outcome: str
+    code: str = ""
+
+
 def worker_id() -> str:
     """This process, as operators see it."""
     return f"{socket.gethostname()}:{os.getpid()}"
@@ -73,9 +81,10 @@ def run_next(queue: str) -> bool:
             mates = claiming.claim_mates(session, first, generation.places(session, first))
     claims = [first, *mates]
     ids = [claim.job_id for claim in claims]
-    with structlog.contextvars.bound_contextvars(job_id=first.job_id, attempt=first.attempt):
+    group = _Group(claims)
+    with group.first.current():
         log.info("claimed %s", ids if mates else first.job_id)
-        _Group(claims).run()
+        group.run()
     return True
 
 
@@ -84,6 +93,10 @@ class _Group:
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
+        # What is done for all of them is told of the first; the others' spans link to it.
+        self.first = Attempt(claims[0])
+        mates = {claim.job_id: Attempt(claim, [self.first]) for claim in claims[1:]}
+        self._attempts = {claims[0].job_id: self.first, **mates}
         self._settled: set[str] = set()
         # Those of them whose end is written down.
         self._recorded: set[str] = set()
@@ -106,6 +119,7 @@ class _Group:
         lease = Lease(claim, lambda: self._leave_behind(context))
         context = JobContext(claim, lease, folder)
         context.on_leave = lambda: self._settle(context, Stopped())
+        context.attempt = self._attempts[claim.job_id]
         stack.enter_context(lease)
         return context
 
@@ -129,18 +143,23 @@ class _Group:
             self._settled.add(claim.job_id)
         # What follows is quick, and a beat after it would take the job for lost.
         lease.end()
-        with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
+        attempt = self._attempts[claim.job_id]
+        with attempt.current():
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                self._publish(claim, outcome)
+                with stage("publish"):
+                    self._publish(claim, outcome)
                 log.info("succeeded")
+                end = Ended("succeeded")
             except LeaseLost:
                 log.warning("the lease was lost; nothing was published")
+                end = Ended("lost")
             except Stopped:
-                _record_stop(claim, lease, self._gpu_seconds(claim))
+                end = _record_stop(claim, lease, self._gpu_seconds(claim))
             except Exception as error:  # of this job, whatever it is; the others go on
-                _record_failure(claim, lease, error, self._gpu_seconds(claim))
+                end = _record_failure(claim, lease, error, self._gpu_seconds(claim))
+        attempt.ended(*end)
         self._recorded.add(claim.job_id)
 
     def _publish(self, claim: Claim, publish: Publish) -> None:
@@ -169,45 +188,53 @@ def _outcomes(contexts: Sequence[JobContext]) -> Outcomes:
         yield context, HANDLERS[kind](context)
 
 
-def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> None:
+def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> Ended:
     reason = lease.stop_reason
     log.info("stopped: %s", reason)
 
-    def write(session: Session) -> None:
+    def write(session: Session) -> Ended:
         if reason == "canceled":
             lifecycle.finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
-        elif reason == "deadline":
+            return Ended("canceled")
+        if reason == "deadline":
             lifecycle.finish(
                 session, claim, "failed", gpu_seconds=gpu_seconds, error=DEADLINE_ERROR
             )
-        elif reason == "draining":
-            lifecycle.release(session, claim, gpu_seconds=gpu_seconds, reason="worker_stopping")
+            return Ended("failed", DEADLINE_ERROR["code"])
+        if reason == "draining":
+            status = lifecycle.release(
+                session, claim, gpu_seconds=gpu_seconds, reason="worker_stopping"
+            )
+            return Ended("released" if status == "queued" else status)
+        return Ended("lost")
 
     try:
-        patiently(write)
+        return patiently(write)
     except LeaseLost:
         log.warning("the lease was lost while stopping")
+        return Ended("lost")
 
 
-def _record_failure(claim: Claim, lease: Lease, error: Exception, gpu_seconds: float) -> None:
+def _record_failure(claim: Claim, lease: Lease, error: Exception, gpu_seconds: float) -> Ended:
     if lease.should_stop():
         # Whatever broke, broke while it was being stopped.
         log.warning("failed while stopping", exc_info=error)
-        _record_stop(claim, lease, gpu_seconds)
-        return
+        return _record_stop(claim, lease, gpu_seconds)
     outcome = _describe(error)
     log.error("failed: %s", outcome["code"], exc_info=error)
 
-    def write(session: Session) -> None:
+    def write(session: Session) -> Ended:
         if outcome["retryable"]:
-            lifecycle.retry_later(session, claim, gpu_seconds=gpu_seconds, error=outcome)
-        else:
-            lifecycle.finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=outcome)
+            status = lifecycle.retry_later(session, claim, gpu_seconds=gpu_seconds, error=outcome)
+            return Ended("retried" if status == "queued" else status, outcome["code"])
+        lifecycle.finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=outcome)
+        return Ended("failed", outcome["code"])
 
     try:
-        patiently(write)
+        return patiently(write)
     except LeaseLost:
         log.warning("the lease was lost; the failure is not recorded")
+        return Ended("lost")
 
 
 def _describe(error: Exception) -> JsonObject:

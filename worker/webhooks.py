@@ -14,6 +14,7 @@ from app.settings import get_settings
 from app.webhooks import sending, signing
 from app.webhooks.addresses import AddressRefused, Target, check_url
 from app.webhooks.sending import Outcome, Sending
+from worker import metrics
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _claim(most: int, busy: set[str]) -> list[Sending]:
 def _record(one: Sending, outcome: Outcome) -> None:
     with transaction() as session:
         sending.record(session, one, outcome)
+    metrics.WEBHOOK_ATTEMPTS.labels("delivered" if outcome.succeeded else "failed").inc()
     if not outcome.succeeded:
         log.info("webhook %s attempt %d: %s %s", one.id, one.attempt, outcome.status, outcome.error)
 

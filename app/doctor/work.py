@@ -7,11 +7,12 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.broker import MAINTENANCE, WORK_QUEUES, seconds_since_sweep
+from app.broker import MAINTENANCE, WORK_QUEUES
 from app.database import transaction
 from app.doctor.findings import Finding, ok, problem, warning
 from app.jobs import claiming
 from app.jobs.models import Job, JobLine
+from app.metrics import totals
 from app.retention.models import DoomedObject
 from app.settings import get_settings
 from app.webhooks.models import WebhookDelivery
@@ -86,7 +87,7 @@ def _start(queue: str) -> str:
 def _sweeper(session: Session) -> Iterator[Finding]:
     settings = get_settings()
     most = 4 * settings.sweep_seconds + 30
-    since = seconds_since_sweep()
+    since = totals.seconds_since_sweep(session)
     todo = "have one `celery beat`, and a worker with -Q maintenance; see their logs"
     lost = session.scalars(
         select(Job.id)
@@ -98,7 +99,7 @@ def _sweeper(session: Session) -> Iterator[Finding]:
     elif lost:
         yield problem("sweeper", f"lost jobs are not returned: {_some(lost)}", todo)
     elif since is None:
-        yield problem("sweeper", "Redis knows of no sweep", todo)
+        yield problem("sweeper", "no sweep was ever done", todo)
     else:
         yield problem("sweeper", f"the last sweep was {since:.0f} s ago", todo)
 

@@ -11,7 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, bindparam, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    bindparam,
+    cast,
+    extract,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from app.jobs import events, lines
@@ -227,6 +237,9 @@ def _take(
         worker_id,
         row.batch_key if row.failures == 0 else None,
         row.batch_size,
+        row.request_id,
+        row.traceparent,
+        row.waited_seconds if row.attempt == 1 else None,
     )
 
 
@@ -260,6 +273,8 @@ def _taking(which: Any) -> Any:
         )
         .returning(
             *(Job.id, Job.kind, Job.attempt, Job.batch_key, Job.batch_size, Job.failures),
+            *(Job.request_id, Job.traceparent),
+            cast(extract("epoch", func.now() - Job.created_at), Float).label("waited_seconds"),
             *events.numbered("status"),
         )
         .execution_options(synchronize_session=False)

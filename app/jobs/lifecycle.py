@@ -41,6 +41,11 @@ class Claim:
     # Jobs with the same key may run in one batch, of which this one takes so many places.
     batch_key: str | None = None
     batch_size: int = 1
+    # Of the request that made the job: for log lines, and for spans to go on from.
+    request_id: str | None = None
+    traceparent: str | None = None
+    # Since the submission, where this is the first attempt.
+    waited_seconds: float | None = None
     # Of this very claim: a database that was put back to an earlier moment counts an attempt twice,
     # and what was stored by the first must never be written over by the second.
     token: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -166,8 +171,10 @@ def finish(
     _meter(session, claim, gpu_seconds, jobs=1, images=images)
 
 
-def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> None:
+def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> JobStatus:
     """Put a job back by the free will of a stopping worker: this attempt does not count.
+
+    Its status is then what is answered.
 
     One that is to be canceled is: a worker that took it again would only learn of it later.
 
@@ -177,7 +184,7 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
     hold(session, claim)
     if _is_to_be_canceled(session, claim):
         finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
-        return
+        return "canceled"
     _write(
         session,
         claim,
@@ -191,10 +198,15 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
     _meter(session, claim, gpu_seconds)
     _queue_again(session, claim.job_id, {"reason": reason})
     wake_after_commit(session, claim.queue)
+    return "queued"
 
 
-def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: JsonObject) -> None:
+def retry_later(
+    session: Session, claim: Claim, *, gpu_seconds: float, error: JsonObject
+) -> JobStatus:
     """A retryable failure: back to the queue with a growing pause, or failed at the last attempt.
+
+    Its status is then what is answered.
 
     One that is to be canceled is, as in `release`.
 
@@ -204,13 +216,13 @@ def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: Js
     hold(session, claim)
     if _is_to_be_canceled(session, claim):
         finish(session, claim, "canceled", gpu_seconds=gpu_seconds)
-        return
+        return "canceled"
     failures, max_attempts = session.execute(
         select(Job.failures + 1, Job.max_attempts).where(Job.id == claim.job_id)
     ).one()
     if failures >= max_attempts:
         finish(session, claim, "failed", gpu_seconds=gpu_seconds, error=error)
-        return
+        return "failed"
     _write(
         session,
         claim,
@@ -225,6 +237,7 @@ def retry_later(session: Session, claim: Claim, *, gpu_seconds: float, error: Js
     )
     _meter(session, claim, gpu_seconds)
     _queue_again(session, claim.job_id, {"reason": "retry", "error": error})
+    return "queued"
 
 
 def sweep_expired_leases(session: Session) -> list[str]:

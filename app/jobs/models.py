@@ -130,6 +130,8 @@ class Job(CreatedAt, Base):
     webhook_url: Mapped[str | None] = mapped_column(String(2000))
     event_seq: Mapped[int] = mapped_column(Integer, default=0)
     request_id: Mapped[str | None] = mapped_column(String(100))
+    # The span of the submission (W3C trace context), which the worker's go on from.
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     # The client's own string pairs; `metadata` is a word SQLAlchemy keeps for itself.
     labels: Mapped[JsonObject] = mapped_column("metadata", default=dict)
 

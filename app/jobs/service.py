@@ -2,9 +2,11 @@
 
 from datetime import datetime
 
+import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.accounts import quotas
 from app.broker import Queue, announce_after_commit, wake_after_commit
 from app.database import JsonObject
@@ -13,6 +15,8 @@ from app.jobs import events, lines
 from app.jobs.models import TERMINAL, Job, JobKind, JobStatus
 from app.settings import get_settings
 from app.webhooks import service as webhooks
+
+log = structlog.get_logger(__name__)
 
 
 def submit(
@@ -60,6 +64,7 @@ def submit(
         max_attempts=get_settings().max_attempts,
         labels=dict(labels or {}),
         request_id=request_id,
+        traceparent=tracing.current_traceparent(),
         batch_key=batch_key,
         batch_size=batch_size,
         base_model=base_model,
@@ -74,6 +79,7 @@ def submit(
     lines.open_line(session, queue, account_id, priority)
     events.begin(session, job_id, "status", _status_payload("queued"))
     wake_after_commit(session, queue)
+    log.info("submitted", job_id=job_id, kind=kind)
     return job
 
 

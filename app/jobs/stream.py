@@ -14,6 +14,7 @@ from app.database import new_session
 from app.jobs import events
 from app.jobs.doorbell import listening
 from app.jobs.models import TERMINAL, Job, JobEvent
+from app.metrics.api import open_stream
 from app.settings import get_settings
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -26,21 +27,22 @@ async def follow(job_id: str, after: int) -> AsyncIterator[str]:
     last = after
     ends_at = time.monotonic() + get_settings().event_stream_seconds
     quiet_since = time.monotonic()
-    async with listening(job_id) as doorbell:
-        while time.monotonic() < ends_at:
-            batch, ended = await run_in_threadpool(_read, job_id, last)
-            for event in batch:
-                yield _format(event)
-                last = event.seq
-            if ended:
-                return
-            if batch:
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
-                yield ": keep-alive\n\n"
-                quiet_since = time.monotonic()
-            if len(batch) < PAGE:
-                await doorbell.rest()
+    with open_stream():
+        async with listening(job_id) as doorbell:
+            while time.monotonic() < ends_at:
+                batch, ended = await run_in_threadpool(_read, job_id, last)
+                for event in batch:
+                    yield _format(event)
+                    last = event.seq
+                if ended:
+                    return
+                if batch:
+                    quiet_since = time.monotonic()
+                elif time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
+                    yield ": keep-alive\n\n"
+                    quiet_since = time.monotonic()
+                if len(batch) < PAGE:
+                    await doorbell.rest()
 
 
 def _read(job_id: str, after: int) -> tuple[list[JobEvent], bool]:

@@ -6,6 +6,7 @@ from typing import Annotated
 from weakref import WeakKeyDictionary
 
 import anyio
+import structlog
 from fastapi import Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
@@ -133,6 +134,7 @@ async def acting_key(key: Annotated[ApiKey, Depends(current_key)]) -> ApiKey:
 
 def _act(account_id: str, key_id: str) -> None:
     act_for(account_id)
+    structlog.contextvars.bind_contextvars(account_id=account_id)
     act_as(Actor("api", account_id, key_id))
 
 

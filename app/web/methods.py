@@ -31,7 +31,10 @@ class Methods:
         elif scope["method"] == "OPTIONS":
             await Response(status_code=204, headers=_allow(allowed))(scope, receive, send)
         elif scope["method"] == "HEAD" and "HEAD" in allowed:
-            await self.app({**scope, "method": "GET"}, receive, _without_body(send))
+            as_get = {**scope, "method": "GET"}
+            await self.app(as_get, receive, _without_body(send))
+            # For those outside, who tell of requests by their route.
+            scope["route"] = as_get.get("route")
         else:
             await self.app(scope, receive, _with_allow(send, allowed))
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooLarge
 from app.isolation import unknown_caller
+from app.metrics.api import Answering
 from app.settings import Settings
 from app.web.problems import from_domain
 
@@ -39,18 +40,24 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.monotonic()
         status = 500
+        answered_after: float | None = None
+        answering = Answering(scope)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered_after
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if "preference-applied" not in headers:
+                    answered_after = time.monotonic() - started
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id), unknown_caller():
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
+                answering.ended(status, answered_after)
                 log.info(
                     "request",
                     method=scope["method"],
@@ -58,6 +65,8 @@ class RequestContext:
                     status=status,
                     milliseconds=round((time.monotonic() - started) * 1000, 1),
                 )
+                # The caller, once its key was known.
+                structlog.contextvars.unbind_contextvars("account_id")
 
 
 class BodyLimit:

@@ -25,6 +25,7 @@ from app.accounts.quotas import REQUESTS
 from app.async_redis import async_redis
 from app.database import transaction
 from app.errors import RateLimited
+from app.metrics.api import rate_limited
 from app.settings import Settings
 from app.web.browser import session_of
 from app.web.problems import from_domain
@@ -99,6 +100,7 @@ class RateLimit:
         if count.allowed:
             await self.app(scope, receive, told)
             return
+        rate_limited()
         error = RateLimited(
             f"The account has made {count.limit} requests within {WINDOW_SECONDS} s; its limit "
             f"(by default LORAWRIGHT_REQUESTS_PER_MINUTE) is {count.limit}"

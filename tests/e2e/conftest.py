@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app import tracing
 from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.cli.stack.child import Child
+from app.cli.stack.errors import PortTaken
+from app.cli.stack.ports import LOOPBACK, free_port, require_free
 from app.cli.stack.processes import beat_child, worker_children
 from app.database import transaction
 from tests import servers as servers_for_tests
+from tests.otlp import Receiver, receiving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Pauses are shortened, so that tests need not wait for what is measured in minutes.
@@ -111,15 +115,56 @@ class Road:
     lora: str
 
 
+@dataclass
+class Watching:
+    """What the service is watched by: a receiver of traces, and a port for each worker's metrics.
+
+    `variables` are what the service's processes see for it.
+    """
+
+    traces: Receiver
+    ports: dict[str, int]
+    variables: dict[str, str]
+
+
 @pytest.fixture(scope="package")
-def service(servers: EmbeddedServers) -> Iterator[Service]:
+def watching() -> Iterator[Watching]:
+    """Begun before the API is made, which looks once whether there is anybody to send traces to."""
+    first = free_port()
+    while not _is_free(first + 1):
+        first = free_port()
+    with receiving() as traces, pytest.MonkeyPatch.context() as environment:
+        to_receiver = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        for name, value in to_receiver.items():
+            environment.setenv(name, value)
+        yield Watching(
+            traces,
+            {"worker": first, "worker-cpu": first + 1},
+            to_receiver | {"LORAWRIGHT_METRICS_PORT": str(first)},
+        )
+        tracing.shut_down()
+
+
+def _is_free(port: int) -> bool:
+    try:
+        require_free("metrics", LOOPBACK, port, "")
+    except PortTaken:
+        return False
+    return True
+
+
+@pytest.fixture(scope="package")
+def service(servers: EmbeddedServers, watching: Watching) -> Iterator[Service]:
     """API, worker and beat over empty tables, for this folder: others claim jobs themselves."""
     from app.main import create_app
 
     servers_for_tests.empty()
     logs = servers.data_dir / "logs"
     logs.mkdir(exist_ok=True)
-    variables = servers.environment() | VARIABLES
+    variables = servers.environment() | VARIABLES | watching.variables
     redis_url = variables["LORAWRIGHT_REDIS_URL"]
     worker, worker_cpu = worker_children(redis_url, variables, logs)
     beat = beat_child(servers.data_dir, variables, logs)

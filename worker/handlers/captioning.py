@@ -15,6 +15,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from worker.handlers.context import JobContext
 from worker.handlers.models import captioner
+from worker.stages import stage
 
 
 def run(context: JobContext) -> Callable[[Session], None]:
@@ -33,8 +34,10 @@ def run(context: JobContext) -> Callable[[Session], None]:
     for start in range(0, len(images), size):
         context.check()
         batch = images[start : start + size]
-        pictures = [_fetch(context, image.object_key) for image in batch]
-        texts = captioner(detail.captioner).caption(pictures)
+        with stage("download"):
+            pictures = [_fetch(context, image.object_key) for image in batch]
+        with stage("caption"):
+            texts = captioner(detail.captioner).caption(pictures)
         raw |= {image.id: text for image, text in zip(batch, texts, strict=True)}
         context.progress(
             len(raw) / len(images), stage="caption", step=len(raw), total_steps=len(images)

@@ -34,6 +34,7 @@ from worker.ml.inference.errors import Stopped as DrawingStopped
 from worker.ml.inference.generate import GeneratedImage, Watch, generate_many
 from worker.ml.inference.spec import GenerationSpec
 from worker.patience import patiently
+from worker.stages import stage
 from worker.workspace import attempt_key
 
 # The sheet's longer side stays under this many pixels, whatever its pictures have.
@@ -69,7 +70,8 @@ def run(context: JobContext) -> Publish:
         for cell in cells
     ]
     try:
-        handle = pipelines().get(base_model)
+        with stage("load"):
+            handle = pipelines().get(base_model)
     except BaseModelUnavailable as error:
         raise GenerationFailed(error.code, str(error), retryable=True) from error
     remember([recipe(cell["loras"]) for cell in cells])
@@ -93,7 +95,7 @@ def run(context: JobContext) -> Publish:
         packed = made.model_dump(mode="json")
         return {"index": number, "format": request["format"], "receipt": packed, **asdict(stored)}
 
-    with ThreadPoolExecutor(STORE_THREADS) as pool:
+    with stage("upload"), ThreadPoolExecutor(STORE_THREADS) as pool:
         images = list(pool.map(store, range(len(cells))))
     sheet = _sheet(context.folder, cells, axes, [drawn[number] for number in range(len(cells))])
     sheet_key = attempt_key(context.claim, "sheet.png")

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from app.jobs.lifecycle import Claim
 from app.jobs.models import EventType
 from worker.lease import Lease
 from worker.patience import AWAY, patiently
+from worker.stages import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ Publish = Callable[[Session], None]
 
 # Progress is for people: more often would only fill the table.
 PROGRESS_SECONDS = 0.5
+# Stages that are what the job is for; the others prepare it.
+STEPPING = frozenset({"train", "denoise", "caption"})
 
 
 class Stopped(Exception):
@@ -38,11 +42,17 @@ class JobContext:
     folder: Path
     # Records a stop as soon as it is heard, where other jobs of a batch run on; see `leave`.
     on_leave: Callable[[], None] = field(default=lambda: None)
+    # As it is watched; None where nobody does.
+    attempt: Attempt | None = None
     _reported_at: float = field(default=0.0)
 
     def leave(self) -> None:
         """Say that the job has stopped, though the batch it was part of runs on."""
         self.on_leave()
+
+    def current(self) -> AbstractContextManager[None]:
+        """A block that is this job's alone, where others of its batch are worked at too."""
+        return nullcontext() if self.attempt is None else self.attempt.current()
 
     def check(self) -> None:
         """Leave now if the job must stop.
@@ -69,6 +79,8 @@ class JobContext:
 
         So are those for which Postgres is away: the work itself need not wait.
         """
+        if step and stage in STEPPING and self.attempt is not None:
+            self.attempt.stepped()
         now = time.monotonic()
         if fraction < 1 and now - self._reported_at < PROGRESS_SECONDS:
             return

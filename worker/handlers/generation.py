@@ -47,6 +47,7 @@ from worker.ml.inference.pipelines import PipelineHandle
 from worker.ml.inference.provenance import Receipt, encode_image, make_receipt
 from worker.ml.inference.spec import GenerationSpec, LoraSpec
 from worker.patience import patiently
+from worker.stages import stage
 from worker.workspace import attempt_key
 
 # Pictures of one job are packed and sent at the same time: packing one takes half a second.
@@ -90,14 +91,16 @@ def run(contexts: Sequence[JobContext]) -> Iterator[tuple[JobContext, Publish | 
     requests: list[_Request] = []
     for context in contexts:
         try:
-            requests.append(_read(context))
+            with context.current():
+                requests.append(_read(context))
         except Exception as error:  # of this job alone; the runner records it
             yield context, error
     if not requests:
         return
     base_model = requests[0].spec.base_model
     try:
-        handle = pipelines().get(base_model)
+        with stage("load"):
+            handle = pipelines().get(base_model)
     except BaseModelUnavailable as error:
         for request in requests:
             yield request.context, _unavailable(error)
@@ -109,7 +112,9 @@ def run(contexts: Sequence[JobContext]) -> Iterator[tuple[JobContext, Publish | 
         for number, outcome in generate_many(handle, specs, watches):
             request = requests[number]
             try:
-                yield request.context, _stored(request, handle, outcome)
+                with request.context.current():
+                    publish = _stored(request, handle, outcome)
+                yield request.context, publish
             except Exception as error:  # of this job alone; the runner records it
                 yield request.context, error
 
@@ -176,13 +181,15 @@ def _read(context: JobContext) -> _Request:
     base_model = base_model_spec(base_model_entry(detail.base_model))
     context.progress(0.0, stage="load")
     told = {name: request[name] for name in request if name in GenerationSpec.model_fields}
-    for name in INPUT_IMAGES:
-        if told.get(name) is not None:
-            told[name] = str(fetch_input(context.folder / name, request[name]))
+    with stage("download"):
+        for name in INPUT_IMAGES:
+            if told.get(name) is not None:
+                told[name] = str(fetch_input(context.folder / name, request[name]))
+        local = tuple(lora_spec(lora) for lora in loras)
     spec = GenerationSpec(
         **told,
         seeds=tuple(request["seed"] + index for index in range(request["num_images"])),
-        loras=tuple(lora_spec(lora) for lora in loras),
+        loras=local,
         base_model=base_model,
     )
     context.check()
@@ -227,7 +234,7 @@ def _stored(request: _Request, handle: PipelineHandle, outcome: Drawn | Inferenc
         key = attempt_key(context.claim, f"{index}.{image_format}")
         return store_image(key, image, image_format, receipts[index])
 
-    with ThreadPoolExecutor(STORE_THREADS) as pool:
+    with stage("upload"), ThreadPoolExecutor(STORE_THREADS) as pool:
         stored = list(pool.map(store, enumerate(outcome.images)))
     context.check()
     reports: list[JsonObject] = [

@@ -12,6 +12,7 @@ from worker.ml.captioning.blip import BlipCaptioner, CaptionerUnavailable
 from worker.ml.captioning.captioner import Captioner
 from worker.ml.inference.pipelines import PipelineCache
 from worker.ml.inference.spec import BaseModelSpec
+from worker.stages import bank_loaded, stage
 
 
 @cache
@@ -34,6 +35,8 @@ def pipelines() -> PipelineCache:
         max_pipelines=settings.pipeline_cache_count,
         max_bytes=settings.pipeline_cache_bytes,
         bank_bytes=settings.lora_cache_bytes,
+        stage=stage,
+        on_bank_load=bank_loaded,
     )
 
 

@@ -5,6 +5,7 @@ clean afterwards.
 """
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -20,9 +21,12 @@ from typing import IO
 from app.database import JsonObject
 from app.settings import REPOSITORY
 
+trainer_log = logging.getLogger("worker.trainer")
+
 # Sent as an event of its own type when the trainer's output has ended.
 EVENT_POLL_SECONDS = 0.2
 LOG_TAIL_CHARS = 2000
+LOG_LINE_CHARS = 2000
 STOPPED_EXIT_CODE = 75
 
 
@@ -32,6 +36,8 @@ class TrainerProcess:
     def __init__(self, command: list[str], log_path: Path) -> None:
         self._log_path = log_path
         self._log = log_path.open("wb")
+        self._told_log = log_path.open(errors="replace", newline="\n")
+        self._told_part = ""
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -53,11 +59,13 @@ class TrainerProcess:
         """Every event in order, until the output ends; `on_wait` is called while waiting."""
         while True:
             on_wait()
+            self._tell_log()
             try:
                 event = self._events.get(timeout=EVENT_POLL_SECONDS)
             except queue.Empty:
                 continue
             if event is None:
+                self._tell_log()
                 return
             yield event
 
@@ -91,10 +99,21 @@ class TrainerProcess:
         # Launcher gone, the trainer itself might linger in the group.
         self.kill()
         self._reader.join(timeout=5)
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
+        for pipe in (self._process.stdin, self._process.stdout, self._log, self._told_log):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
+
+    def _tell_log(self) -> None:
+        """Repeat what the trainer has written beside its events, so that it has the job's ids.
+
+        A file is between: a trainer must never wait for who reads, nor die with him.
+        """
+        told = self._told_log.read()
+        *lines, self._told_part = (self._told_part + told).split("\n")
+        for line in lines:
+            if line.strip():
+                trainer_log.info("%s", line.rstrip()[:LOG_LINE_CHARS])
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):

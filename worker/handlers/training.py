@@ -29,10 +29,13 @@ from worker.handlers.context import JobContext
 from worker.handlers.made_pictures import refusal
 from worker.handlers.models import base_model_entry, base_model_spec
 from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
+from worker.handlers.trainer_watch import TrainerWatch
 from worker.patience import patiently
+from worker.stages import stage
 from worker.workspace import attempt_key, cache_folder
 
 log = logging.getLogger(__name__)
+trainer_log = logging.getLogger("worker.trainer")
 
 # Latents and text embeddings under the hash of what they were made from, shared by all trainings.
 LATENT_CACHE = "training"
@@ -56,6 +59,7 @@ class _Run:
     samples: dict[int, list[JsonObject]] = field(default_factory=dict)
     result: JsonObject | None = None
     error: JsonObject | None = None
+    watch: TrainerWatch = field(default_factory=TrainerWatch)
 
 
 def run(context: JobContext) -> Callable[[Session], None]:
@@ -66,11 +70,12 @@ def run(context: JobContext) -> Callable[[Session], None]:
         return dict(training.spec), training.state
 
     spec, state = patiently(read)
-    spec_path = _write_spec(context, spec)
     output = context.folder / "output"
     output.mkdir()
-    if state is not None and not _fetch_state(context, state, output):
-        state = None
+    with stage("download"):
+        spec_path = _write_spec(context, spec)
+        if state is not None and not _fetch_state(context, state, output):
+            state = None
     running = _Run(context, output)
     settings = get_settings()
     with trainer(
@@ -83,7 +88,10 @@ def run(context: JobContext) -> Callable[[Session], None]:
         processes=settings.training_processes,
         resume=state is not None,
     ) as process:
-        _listen(running, process, settings.graceful_stop_seconds)
+        try:
+            _listen(running, process, settings.graceful_stop_seconds)
+        finally:
+            running.watch.ended()
         exit_code = process.wait(settings.graceful_stop_seconds)
         context.check()
         if running.error is not None:
@@ -192,6 +200,7 @@ def _listen(running: _Run, process: TrainerProcess, patience_seconds: float) -> 
 
 
 def _on_progress(running: _Run, event: JsonObject) -> None:
+    running.watch.progress(event["stage"])
     running.context.progress(
         event["fraction"],
         stage=event["stage"],
@@ -206,6 +215,8 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
 
     A step's loss and its validation come one after the other, so neither erases the other.
     """
+    if event.get("seconds"):
+        running.watch.steps(event["rows"], event["seconds"], event["pictures"])
     claim = running.context.claim
     names = [
         column.name for column in TrainingMetric.__table__.columns if column.name != "training_id"
@@ -236,6 +247,7 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
 
 
 def _on_log(running: _Run, event: JsonObject) -> None:
+    trainer_log.log(logging.getLevelName(event["level"].upper()), event["message"])
     running.context.record("log", {"level": event["level"], "message": event["message"]})
 
 
@@ -262,8 +274,10 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
     """Keep a LoRA file: stored first, then visible by a row, under the fence."""
     claim = running.context.claim
     step = event["step"]
+    running.watch.checkpoint(step)
     key = attempt_key(claim, f"checkpoints/{step:08d}.safetensors")
-    get_store().put_file(key, Path(event["path"]), "application/octet-stream")
+    with stage("upload"):
+        get_store().put_file(key, Path(event["path"]), "application/octet-stream")
     values: dict[str, Any] = {
         "epoch": event["epoch"],
         **{name: event[name] for name in MEASURED},
@@ -295,10 +309,11 @@ def _on_state(running: _Run, event: JsonObject) -> None:
     folder = Path(event["path"])
     files: dict[str, str] = {}
     try:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            relative = str(path.relative_to(running.output))
-            files[relative] = attempt_key(claim, f"state/{relative}")
-            get_store().put_file(files[relative], path, "application/octet-stream")
+        with stage("upload"):
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                relative = str(path.relative_to(running.output))
+                files[relative] = attempt_key(claim, f"state/{relative}")
+                get_store().put_file(files[relative], path, "application/octet-stream")
     except FileNotFoundError:
         files = {}
     if not files or not (folder / STATE_MANIFEST).is_file():

@@ -17,6 +17,7 @@ WORKER_QUEUES = {
     "worker": ("caption", "train", "generate"),
     "worker-cpu": ("ingest", "maintenance"),
 }
+METRICS_PORT = "LORAWRIGHT_METRICS_PORT"
 # Importing torch and diffusers from a cold disk is slow.
 WORKER_READY_SECONDS = 180.0
 # A stopping worker may finish a picture or save a training's state.
@@ -66,13 +67,19 @@ def _worker_child(name: str, redis_url: str, variables: Mapping[str, str], logs:
                 *["--hostname", host, "--without-gossip", "--without-mingle"],
                 *["--loglevel", "INFO"],
             ],
-            environment=process_environment(variables),
+            environment=process_environment({**variables, **_metrics_port(name, variables)}),
             ready=lambda: _worker_answers(redis_url, host),
             ready_seconds=WORKER_READY_SECONDS,
             stop_seconds=WORKER_STOP_SECONDS,
         ),
         logs / f"{name}.log",
     )
+
+
+def _metrics_port(name: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """A port of its own for each worker of the machine: the one that is set, and those after it."""
+    first = int(variables.get(METRICS_PORT, "0"))
+    return {METRICS_PORT: str(first + list(WORKER_QUEUES).index(name))} if first else {}
 
 
 def beat_child(data_dir: Path, variables: Mapping[str, str], logs: Path) -> Child:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import String, func, text, update
+from sqlalchemy import String, delete, func, text, update
 
-from app.broker import MAINTENANCE, SWEPT_KEY, WORK_QUEUES, get_redis, note_sweep
+from app.broker import MAINTENANCE, WORK_QUEUES, get_redis
 from app.cli.embedded import EmbeddedServers
 from app.database import get_engine, transaction, utc_now
 from app.doctor import configuration, examination, objects, rows, servers, work
 from app.doctor.findings import MOST_OF_A_KIND, Finding, at_most, problem
 from app.jobs.models import Job, JobLine
+from app.metrics import totals
+from app.metrics.models import Sweeper
 from app.settings import Settings, get_settings
 from app.storage import get_store
 from app.tables import metadata
@@ -32,7 +34,8 @@ def _at_work(clean: EmbeddedServers) -> None:  # noqa: ARG001 (order)
     """An installation that is well: an empty bucket, a worker at every queue, a sweep just now."""
     get_store().delete(get_store().list_keys("accounts/"))
     be_alive("here:1")
-    note_sweep()
+    with transaction() as session:
+        totals.note_sweep(session)
 
 
 def be_alive(worker_id: str, *queues: str) -> None:
@@ -84,11 +87,12 @@ def test_where_all_is_well_it_says_so_and_ends_with_0(clean: EmbeddedServers) ->
 
 
 def test_what_is_wrong_ends_with_1_and_says_what_to_do(clean: EmbeddedServers) -> None:
-    get_redis().delete(SWEPT_KEY)
+    with transaction() as session:
+        session.execute(delete(Sweeper))
     told = run(clean)
     assert told.returncode == 1
     (line,) = [line for line in told.stdout.splitlines() if line.startswith("problem")]
-    assert line.split("\t")[1:3] == ["sweeper", "Redis knows of no sweep"]
+    assert line.split("\t")[1:3] == ["sweeper", "no sweep was ever done"]
     assert "celery beat" in line.split("\t")[3]
 
 

@@ -9,7 +9,7 @@ graphs and pointers stay valid. For rows of a batch with sets of their own see `
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ from worker.ml.lora_files.targets import adaptable_modules, index_of
 
 # (sha256 of the LoRA, its weight), ascending: what is summed into a module.
 Recipe = tuple[tuple[str, float], ...]
+# Called at each `load` with whether the LoRA was there already.
+OnLoad = Callable[[bool], None]
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -85,7 +87,13 @@ class Activation:
 class AdapterBank:
     """The LoRAs of one base model, and the base's weights as they should be."""
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, capacity_bytes: int) -> None:
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        capacity_bytes: int,
+        on_load: OnLoad | None = None,
+    ) -> None:
         """Take over a base model, whose weights must be pristine now.
 
         Args:
@@ -96,6 +104,7 @@ class AdapterBank:
         self._modules = adaptable_modules(networks)
         self._index = index_of(networks)
         self._capacity_bytes = capacity_bytes
+        self._on_load = on_load
         self._kept: OrderedDict[str, BankedLora] = OrderedDict()
         # Files are parsed ahead by another thread than the one that draws.
         self._lock = threading.Lock()
@@ -121,9 +130,13 @@ class AdapterBank:
             LoraShapeMismatch: see `put`.
         """
         with self._lock:
-            if sha256 in self._kept:
+            kept = self._kept.get(sha256)
+            if kept is not None:
                 self._kept.move_to_end(sha256)
-                return self._kept[sha256]
+        if self._on_load is not None:
+            self._on_load(kept is not None)
+        if kept is not None:
+            return kept
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

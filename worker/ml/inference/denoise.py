@@ -182,12 +182,13 @@ class _Loop:
             row.prepared.segments[number] for row, number in zip(self.batch.rows, now, strict=True)
         ]
         bank = self.handle.bank
-        if self.batch.merged:
-            bank.activate(segments[0].uses, parts=("unet",))
-        else:
-            bank.activate([], parts=("unet",))
-            rows = [segment.uses for segment in segments]
-            self.stack.set(rows, copies=2 if self.guided else 1)
+        with self.handle.stage("switch"):
+            if self.batch.merged:
+                bank.activate(segments[0].uses, parts=("unet",))
+            else:
+                bank.activate([], parts=("unet",))
+                rows = [segment.uses for segment in segments]
+                self.stack.set(rows, copies=2 if self.guided else 1)
         self._prompt, self._pooled = _conditioning(segments, self.guided)
 
     def _predict(

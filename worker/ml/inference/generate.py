@@ -127,7 +127,8 @@ def generate_many(
             continue
         # All that can refuse a spec comes before the UNet's weights change.
         try:
-            ready.append(prepare(handle, number, spec))
+            with handle.stage("prompt"):
+                ready.append(prepare(handle, number, spec))
         except InferenceError as error:
             yield number, error
     for batch in batches(ready, lambda one: _plan(handle, one.spec).batch):
@@ -207,11 +208,14 @@ def _draw_rows(handle: PipelineHandle, batch: Batch, progress: Sequence[_Progres
 
     try:
         stop_if_all_ask()
-        latents = denoise(handle, batch, on_step)  # (B, 4, h, w)
+        steps = batch.rows[0].prepared.spec.steps
+        with handle.stage("denoise", pictures=len(batch.rows), steps=steps):
+            latents = denoise(handle, batch, on_step)  # (B, 4, h, w)
         for row, latent in zip(batch.rows, latents, strict=True):
             own = progress[row.prepared.number]
             if not own.ask():
-                picture = decode_latents(handle, latent.unsqueeze(0))
+                with handle.stage("decode", pictures=1):
+                    picture = decode_latents(handle, latent.unsqueeze(0))
                 picture = kept_outside(picture, row.prepared.source)
                 own.pictures[row.index] = GeneratedImage(
                     picture, row.seed, picture.width, picture.height

@@ -12,11 +12,12 @@ import torch
 from worker.ml.base_models.device import DevicePolicy
 from worker.ml.base_models.hashing import hash_model_files
 from worker.ml.base_models.load import BaseModel, load_base_model
-from worker.ml.inference.bank import AdapterBank
+from worker.ml.inference.bank import AdapterBank, OnLoad
 from worker.ml.inference.memory import BaseSize, MemoryPlan, plan_memory
 from worker.ml.inference.preview import LatentColours, fit_colours
 from worker.ml.inference.residency import ENCODERS, Residency, weight_bytes
 from worker.ml.inference.spec import BaseModelSpec
+from worker.ml.stages import Stage, unmeasured
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class PipelineHandle:
         pipeline: a StableDiffusionXLPipeline over the base's networks.
         bank: the only one to change the networks' weights.
         residency: to be asked for a network before it is used or written to.
+        stage: measures the parts of drawing.
     """
 
     spec: BaseModelSpec
@@ -37,6 +39,7 @@ class PipelineHandle:
     bank: AdapterBank
     policy: DevicePolicy
     residency: Residency
+    stage: Stage = unmeasured
 
     @cached_property
     def base_sha256(self) -> str:
@@ -105,6 +108,8 @@ class PipelineCache:
         max_pipelines: int = 2,
         max_bytes: int = 64 * 1024**3,
         bank_bytes: int = 4 * 1024**3,
+        stage: Stage = unmeasured,
+        on_bank_load: OnLoad | None = None,
     ) -> None:
         """Start empty.
 
@@ -113,11 +118,15 @@ class PipelineCache:
             max_bytes: ceiling on their weights together, in host memory and on the device; the
                 newest stays even when over it.
             bank_bytes: ceiling on the parsed LoRAs kept for each.
+            stage: measures the parts of drawing.
+            on_bank_load: see `AdapterBank`.
         """
         self._policy = policy
         self._max_pipelines = max_pipelines
         self._max_bytes = max_bytes
         self._bank_bytes = bank_bytes
+        self._stage = stage
+        self._on_bank_load = on_bank_load
         self._handles: OrderedDict[BaseModelSpec, PipelineHandle] = OrderedDict()
 
     def held(self) -> list[str]:
@@ -145,8 +154,9 @@ class PipelineCache:
         # Room is made before loading, or both would be in memory at once.
         self._shrink(self._max_pipelines - 1)
         handle = self._handles[spec] = open_pipeline(
-            spec, self._policy, bank_bytes=self._bank_bytes
+            spec, self._policy, bank_bytes=self._bank_bytes, on_bank_load=self._on_bank_load
         )
+        handle.stage = self._stage
         while len(self._handles) > 1 and self._bytes() > self._max_bytes:
             self._shrink(len(self._handles) - 1)
         while len(self._handles) > 1 and handle.residency.placement != "resident":
@@ -170,7 +180,11 @@ class PipelineCache:
 
 
 def open_pipeline(
-    spec: BaseModelSpec, policy: DevicePolicy, *, bank_bytes: int = 4 * 1024**3
+    spec: BaseModelSpec,
+    policy: DevicePolicy,
+    *,
+    bank_bytes: int = 4 * 1024**3,
+    on_bank_load: OnLoad | None = None,
 ) -> PipelineHandle:
     """Load a base model and put a diffusers pipeline and an adapter bank over it.
 
@@ -201,7 +215,7 @@ def open_pipeline(
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    bank = AdapterBank(base.networks(), capacity_bytes=bank_bytes)
+    bank = AdapterBank(base.networks(), capacity_bytes=bank_bytes, on_load=on_bank_load)
     residency = Residency(base.networks(), policy.device)
     handle = PipelineHandle(spec, base, pipeline, bank, policy, residency)
     handle.settle(handle.plan_for_native())

@@ -3,7 +3,7 @@
 * `progress`: stage (load, prepare, train), step, total_steps, fraction, eta_s
 * `metrics`: rows, each with step, epoch, loss, lr, grad_norm, images_per_second, memory_bytes,
   validation_loss, base_validation_loss and prior_drift; what a row does not tell is null, and a
-  later row of the same step may
+  later row of the same step may; of steps, also seconds and pictures: all that these steps took
 * `sample`: step, epoch, prompt, seed, path
 * `checkpoint`: step, epoch, path, sha256, bytes, validation_loss, base_validation_loss,
   prior_drift, file_metadata

@@ -94,8 +94,9 @@ class Ledger:
             [torch.stack([each.loss, each.grad_norm.to(each.loss)]) for each in self._waiting]
         ).tolist()
         now = time.monotonic()
+        seconds = max(now - self._flushed_at, 1e-9)
         pictures = sum(each.pictures for each in self._waiting)
-        speed = round(pictures / max(now - self._flushed_at, 1e-9), 3)
+        speed = round(pictures / seconds, 3)
         memory = self._memory_bytes()
         rows = [
             _row(
@@ -115,7 +116,7 @@ class Ledger:
         if position.first_loss is None:
             position.first_loss = rows[0]["loss"]
         position.last_loss = rows[-1]["loss"]
-        self._events.send("metrics", rows=rows)
+        self._events.send("metrics", rows=rows, seconds=round(seconds, 4), pictures=pictures)
 
     def send_measured(self, step: int, epoch: int, measured: Measured) -> None:
         """A row of what was measured after a step; its loss went out before."""

@@ -1,10 +1,12 @@
 """Heartbeats that change a job's row in place"""
 
-import sqlalchemy as sa
 from alembic import op
+from sqlalchemy import text
 
-revision = "0018"
-down_revision = "0015"
+from app.schema_changes import create_successor, succeed
+
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 
@@ -21,12 +23,5 @@ def downgrade() -> None:
 
 
 def _replace_index(columns: list[str]) -> None:
-    # The old one goes last: from then on nobody reads the table until the transaction ends.
-    op.create_index(
-        "ix_jobs_running_anew",
-        "jobs",
-        columns,
-        postgresql_where=sa.text("status = 'running'"),
-    )
-    op.drop_index("ix_jobs_running", "jobs")
-    op.execute("ALTER INDEX ix_jobs_running_anew RENAME TO ix_jobs_running")
+    create_successor("ix_jobs_running", "jobs", columns, where=text("status = 'running'"))
+    succeed("jobs", "ix_jobs_running")
