@@ -2,7 +2,7 @@
 
     python tools/lock.py
 
-Run with a Python that has uv (tools/lock_tools.txt); `make locks` does. Nothing is installed, and
+Run with a Python that has uv (tools/supply_chain.txt); `make locks` does. Nothing is installed, and
 of most packages nothing but metadata is fetched. What pip knows of where packages are, uv is told
 too; none of it gets into the locks. The versions of a lock stay as they are as long as
 pyproject.toml allows; --upgrade looks for newer ones. PyTorch's CPU wheels are on an index of their
