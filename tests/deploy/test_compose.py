@@ -13,6 +13,7 @@ import yaml
 from app.cli.stack.processes import WORKER_QUEUES, WORKER_STOP_SECONDS, beat_child, worker_children
 from app.settings import REPOSITORY, Settings
 
+PAGE = (REPOSITORY / "docs" / "deployment.md").read_text()
 EXAMPLE = (REPOSITORY / "deploy" / "env.example").read_text()
 EMPTY = re.findall(r"^([A-Z0-9_]+)=$", EXAMPLE, re.M)
 OPTIONAL = {"TORCH_CPU_INDEX"}
@@ -43,6 +44,11 @@ def config(folder: Path, given: dict[str, str]) -> "subprocess.CompletedProcess[
         text = re.sub(rf"^{name}=.*$", f"{name}={value}", text, flags=re.M)
     (folder / ".env").write_text(text)
     shutil.copy(REPOSITORY / "docker-compose.yml", folder)
+    return run_config(folder)
+
+
+def run_config(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What compose makes of the file and the .env of a folder."""
     return subprocess.run(
         [*compose(), "config"],
         cwd=folder,
@@ -72,6 +78,39 @@ def test_nothing_starts_while_a_secret_is_empty(missing: str, tmp_path: Path) ->
     told = config(tmp_path, GIVEN | {missing: ""})
     assert told.returncode != 0
     assert f"{missing} is empty" in told.stderr
+
+
+def test_the_commands_of_the_page_fill_in_the_secrets(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "env.example").write_text(EXAMPLE)
+    shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
+    block = re.findall(r"```sh\n(.*?)```", PAGE, re.S)[0]
+    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True)
+    environment = tmp_path / ".env"
+    assert environment.stat().st_mode & 0o077 == 0
+    written = environment.read_text()
+    secrets = re.findall(r"^\w+=([0-9a-f]{64})$", written, re.M)
+    assert len(secrets) == len(set(secrets)) == len(REQUIRED) - 2
+    for name in ("COMPOSE_PROFILES", "LORAWRIGHT_S3_PUBLIC_ENDPOINT_URL"):
+        assert f"{name}={GIVEN[name]}" not in written
+        written = written.replace(f"{name}=\n", f"{name}={GIVEN[name]}\n")
+    environment.write_text(written)
+    told = run_config(tmp_path)
+    assert told.returncode == 0, told.stderr
+
+
+def test_the_second_gpu_of_the_page_is_a_worker_on_another_card(tmp_path: Path) -> None:
+    assert config(tmp_path, GIVEN).returncode == 0
+    file = tmp_path / "docker-compose.yml"
+    (second,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    file.write_text(file.read_text().replace("\nnetworks:\n", f"\n{second}\nnetworks:\n"))
+    told = run_config(tmp_path)
+    assert told.returncode == 0, told.stderr
+    services = yaml.safe_load(told.stdout)["services"]
+    first, other = services["worker-gpu"], services["worker-gpu-1"]
+    assert other["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["1"]
+    for same in ("command", "healthcheck", "image", "volumes", "depends_on", "shm_size"):
+        assert other[same] == first[same]
 
 
 def test_the_example_holds_no_secret_and_only_settings_that_exist() -> None:
