@@ -6,8 +6,8 @@
 Debian of debootstrap stands for the official Python image of the same Debian and the same minor
 Python. Each stage gets a tree of its own, COPY obeys .dockerignore, and only stages that the last
 one needs are made, as the builder does. Then the finished image is tried as its own user, with a
-read-only root: the check is run with the image's Python, and if there is a HEALTHCHECK, CMD is
-started and must become healthy, and end when it is asked to.
+read-only root and a network of its own: the check is run with the image's Python, and if there is a
+HEALTHCHECK, CMD is started and must become healthy, and end when it is asked to.
 
 Needs root, debootstrap, and a way to packages. What pip knows here of where packages are
 (`pip config list`), pip in the image is told too, while RUN lasts; files and folders that it names
@@ -32,7 +32,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tools.replay import context, dockerfile  # noqa: E402 (see above)
-from tools.replay.root import BaseUnknown, Root, copy_tree, debian_of, make_base  # noqa: E402
+from tools.replay.root import (  # noqa: E402
+    BaseUnknown,
+    Root,
+    copy_tree,
+    debian_of,
+    leave_the_network,
+    make_base,
+)
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lorawright" / "images"
 IN_A_NAMESPACE = "LORAWRIGHT_REPLAYING"
@@ -205,6 +212,7 @@ def try_image(image: Image, volumes: tuple[str, ...], check: Path | None) -> Non
         ReplayFailed: either fails.
     """
     root = image.root
+    leave_the_network()
     with root.mounted(read_only=True, volumes=volumes):
         print(f"Trying it as {root.ids()}, with a read-only root", flush=True)
         if check is not None:

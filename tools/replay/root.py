@@ -3,9 +3,13 @@
 Everything here needs root, and a mount namespace of its own, so that no mount outlives the process.
 """
 
+import ctypes
+import fcntl
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +22,10 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 # What the official Python images have on top of Debian's own minimum.
 INCLUDED = ("ca-certificates", "python3", "python3-venv")
+# Of Linux' headers.
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
@@ -175,6 +183,19 @@ class Root:
         finally:
             for place in missing:
                 place.rmdir() if place.is_dir() else place.unlink()
+
+
+def leave_the_network() -> None:
+    """From now on this process and its children have a network of their own: loopback alone.
+
+    What listens within is seen by nobody else, and no other server can answer in its place.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "a network namespace cannot be made")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        request = struct.pack("16sh22x", b"lo", IFF_UP)
+        fcntl.ioctl(probe, SIOCSIFFLAGS, request)
 
 
 @contextmanager
