@@ -69,6 +69,8 @@ class Replay:
     given: dict[str, str]
     cache: Path
     mirror: str | None
+    # Images that no Debian stands for by itself, and the Debian that shall.
+    stand_ins: dict[str, str]
     scratch: Path
     rules: context.Rules
     images: dict[int, Image] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Replay:
             root = Root(path, dict(inherited.environment), inherited.workdir, inherited.user)
             image = Image(root, base.command, base.healthcheck)
         else:
-            suite = debian_of(stage.base)
+            suite = self.stand_ins.get(stage.base) or debian_of(stage.base)
             self._say(f"FROM {stage.base}", f"Debian {suite} stands for it")
             copy_tree(make_base(suite, self.cache, self.mirror), path)
             image = Image(Root(path))
@@ -254,6 +256,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Replay a Dockerfile in a chroot.")
     parser.add_argument("file", type=Path)
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--stand-in",
+        action="append",
+        default=[],
+        metavar="IMAGE=SUITE",
+        help="let this Debian stand for an image that is not Python's own",
+    )
     parser.add_argument("--volume", action="append", default=[], help="a folder that is writable")
     parser.add_argument("--check", type=Path, help="a program for the image's Python")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where Debian is kept")
@@ -278,6 +287,7 @@ def main() -> None:
                 given,
                 arguments.cache,
                 arguments.mirror,
+                dict(pair.split("=", 1) for pair in arguments.stand_in),
                 Path(folder),
                 rules,
             )
