@@ -11,7 +11,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
 .DEFAULT_GOAL := help
+# chroot and mount need root.
+AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
+SUPPLY := $(VENV)/supply-chain/bin
+REPLAY := $(AS_ROOT) $(BIN)/python tools/replay_image.py
+VAR := /var/lib/lorawright
+
 .PHONY: help demo up test faults lint format clean check-python
+.PHONY: image-api image-worker images dockerfiles locks audit sbom
 
 help: ## Show this list
 	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
@@ -20,6 +27,10 @@ help: ## Show this list
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
 	@echo "make lint    the same without the tests"
 	@echo "make format  put the code in its usual form"
+	@echo "make images  replay both Dockerfiles without Docker, as root; needs debootstrap"
+	@echo "make locks   write deploy/locks anew from pyproject.toml"
+	@echo "make audit   ask for known vulnerabilities of what is locked"
+	@echo "make sbom    write build/sbom: what each image holds, as CycloneDX"
 	@echo "make clean   remove the environment and caches; the stack's data in .lorawright stays"
 	@echo
 	@echo "PYTHON=python3.12 chooses the interpreter, PORT=8001 the API's port."
@@ -48,6 +59,32 @@ lint: $(STAMPS)/test
 format: $(STAMPS)/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+images: dockerfiles image-api image-worker
+
+dockerfiles: $(STAMPS)/supply-chain
+	$(SUPPLY)/hadolint Dockerfile.api Dockerfile.worker
+
+image-api: $(STAMPS)/venv
+	$(REPLAY) Dockerfile.api --check deploy/checks/api.py --volume $(VAR)/uploads
+
+# Without CUDA: the other variant differs by its base, its lock and gigabytes.
+image-worker: $(STAMPS)/venv
+	$(REPLAY) Dockerfile.worker --build-arg VARIANT=cpu --check deploy/checks/worker.py \
+	  --volume $(VAR)/work --volume $(VAR)/models
+
+locks: $(STAMPS)/supply-chain
+	$(SUPPLY)/python tools/lock.py
+
+audit: $(STAMPS)/supply-chain
+	$(SUPPLY)/python tools/audit.py
+
+sbom: $(STAMPS)/supply-chain
+	mkdir -p build/sbom
+	for image in api worker-cpu worker-cuda; do \
+	  $(SUPPLY)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file build/sbom/$$image.cdx.json deploy/locks/$$image.txt || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -81,4 +118,10 @@ $(STAMPS)/generator: $(STAMPS)/venv tools/client_generator.txt
 	$(PYTHON) -m venv $(VENV)/generator
 	$(VENV)/generator/bin/python -m pip --disable-pip-version-check --quiet install \
 	  --requirement tools/client_generator.txt
+	touch $@
+
+$(STAMPS)/supply-chain: $(STAMPS)/venv tools/supply_chain.txt
+	$(PYTHON) -m venv $(VENV)/supply-chain
+	$(VENV)/supply-chain/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --requirement tools/supply_chain.txt
 	touch $@

@@ -70,8 +70,9 @@ lorawright generate "inkstyle, a red apple" --lora ink:0.7 --seed 1
 
 Without `--url` they use the stack that runs on `--data-dir`, and its first admin key. `doctor`,
 `migrate` and `key create` go to the database of `LORAWRIGHT_DATABASE_URL` instead, and need no
-key; a key made without `--scope` may do everything but administer. `base-model add` goes to the
-bucket of `LORAWRIGHT_S3_BUCKET`; [base-models.md](base-models.md) explains what it is for.
+key; a key made without `--scope` may do everything but administer. `bucket create` makes the
+bucket of `LORAWRIGHT_S3_BUCKET`, and `base-model add` goes to it;
+[base-models.md](base-models.md) explains what that is for.
 
 A command that fails says why on standard error and ends with 1; wrong options end with 2. An
 error of the API shows its status and its code, which [errors.md](errors.md) explains.

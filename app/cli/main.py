@@ -12,6 +12,7 @@ from rich.text import Text
 
 from app.cli.commands import (
     base_model,
+    bucket,
     compare,
     demo,
     doctor,
@@ -42,6 +43,7 @@ app.command()(migrate.migrate)
 app.command()(doctor.doctor)
 app.add_typer(lora.app, name="lora")
 app.add_typer(key.app, name="key")
+app.add_typer(bucket.app, name="bucket")
 app.add_typer(base_model.app, name="base-model")
 
 

@@ -1,0 +1,1 @@
+"""Dockerfiles replayed without Docker: see tools/replay_image.py."""
