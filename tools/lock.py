@@ -49,11 +49,13 @@ def locks() -> dict[str, Lock]:
     """Each lock by the name of its file."""
     return {
         "build.txt": Lock("What makes a package of the source, in the images alone.", build=True),
-        "api.txt": Lock("The API, beat, migrations and the command line: no torch."),
-        "worker-cuda.txt": Lock("A worker with a GPU: torch brings CUDA's libraries.", ("worker",)),
+        "api.txt": Lock("The API, beat, migrations and the command line: no torch.", ("tracing",)),
+        "worker-cuda.txt": Lock(
+            "A worker with a GPU: torch brings CUDA's libraries.", ("worker", "tracing")
+        ),
         "worker-cpu.txt": Lock(
             "A worker without a GPU: torch without CUDA, which is on PyTorch's own index.",
-            ("worker",),
+            ("worker", "tracing"),
             # Both builds satisfy pyproject.toml's pin. This one has a wheel for each Python.
             constraint=f"torch=={pins('worker')['torch']}+cpu",
             machines=("--python-platform", "x86_64-manylinux_2_28"),

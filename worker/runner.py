@@ -58,7 +58,7 @@ class Ended(NamedTuple):
     """How an attempt came to its end, as it is told; see `metrics.JOBS`."""
 
     outcome: str
-    code: str = ""
+    error: str = ""
 
 
 def worker_id() -> str:

@@ -80,21 +80,21 @@ class Attempt:
         metrics.FIRST_STEP_SECONDS.labels(self._claim.kind).observe(seconds)
         self.span.add_event("first step")
 
-    def ended(self, outcome: str, code: str = "") -> None:
+    def ended(self, outcome: str, error: str = "") -> None:
         """It has come to its end.
 
         Args:
             outcome: as in `metrics.JOBS`.
-            code: of the error, if there was one.
+            error: its code, if there was one.
         """
         kind = self._claim.kind
-        metrics.JOBS.labels(kind, outcome, code).inc()
+        metrics.JOBS.labels(kind, outcome, error).inc()
         metrics.JOB_SECONDS.labels(kind).observe(time.monotonic() - self._began)
         self.span.set_attribute("lorawright.outcome", outcome)
-        if code:
-            self.span.set_attribute("error.type", code)
+        if error:
+            self.span.set_attribute("error.type", error)
         if outcome in FAILED:
-            self.span.set_status(StatusCode.ERROR, code or outcome)
+            self.span.set_status(StatusCode.ERROR, error or outcome)
         self.span.end()
 
 

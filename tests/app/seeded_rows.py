@@ -51,7 +51,7 @@ def _value(table: Table, column: Column[Any], number: int) -> Any:
     for key in column.foreign_keys:
         # Rows of one number belong together; a table's row is called after it, or after its job.
         return _name(key.column.table, number)
-    if column.name == "id":
+    if column.name == "id" and not isinstance(column.type, Integer):
         return _name(table, number)
     if column.name == "account_id":
         return f"accounts-{number}"
