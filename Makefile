@@ -17,13 +17,15 @@ SUPPLY := $(VENV)/supply-chain/bin
 REPLAY := $(AS_ROOT) $(BIN)/python tools/replay_image.py
 VAR := /var/lib/lorawright
 
-.PHONY: help demo up test faults lint format clean check-python
+.PHONY: help demo up test test-external faults lint format clean check-python
 .PHONY: image-api image-worker images dockerfiles locks audit sbom
 
 help: ## Show this list
 	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
 	@echo "make up      start the whole stack until Ctrl-C"
 	@echo "make test    lint, types, import rules and all tests"
+	@echo "make test-external"
+	@echo "             the tests that use servers, over Debian's Postgres and Redis and moto's S3"
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
 	@echo "make lint    the same without the tests"
 	@echo "make format  put the code in its usual form"
@@ -46,6 +48,13 @@ test: lint $(STAMPS)/generator
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/faults
 	$(BIN)/pytest tests/faults
+
+# What uses no server is the same over any, and tests/faults breaks servers of its own.
+test-external: $(STAMPS)/generator $(STAMPS)/test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m tools.with_external_servers \
+	  $(BIN)/pytest --only-with-servers --numprocesses $(JOBS) --dist loadfile \
+	  --no-loadscope-reorder --ignore tests/faults
 
 faults: $(STAMPS)/test
 	$(BIN)/python -m tests.faults

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ DATABASE, BUCKET = "lorawright_test", "lorawright-test"
 def main() -> int:
     """Start, run, end; the command's exit status."""
     options = _options()
+    # As Ctrl-C: nothing that was started is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     secrets = Secrets()
     postgres_port, redis_port, s3_port = free_port(), free_port(), free_port()
     with (
@@ -77,7 +80,12 @@ def main() -> int:
             "LORAWRIGHT_S3_BUCKET": BUCKET,
         }
         print(f"Over {_versions(variables)}:", *options.command, flush=True)
-        return subprocess.run(options.command, env=os.environ | variables, check=False).returncode
+        with subprocess.Popen(options.command, env=os.environ | variables) as command:
+            try:
+                return command.wait()
+            finally:
+                # It ends with us, in its own way.
+                command.terminate()
 
 
 @contextlib.contextmanager
