@@ -31,6 +31,7 @@ from app.workers.service import Report
 from bench.job_parts import filling, metering, sleepers, stack
 from bench.job_parts.virtual import Simulation
 
+PARTS = ["flood", "operations", "workers"]
 TABLES = ["jobs", "job_events", "job_lines", "usage_days", "workers"]
 # Of the simulated workers' time, what the accounts that do not flood need.
 OTHERS_LOAD = 0.5
@@ -47,37 +48,41 @@ def main() -> None:
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
         "waiting": args.jobs,
+        "flood": args.flood,
         "accounts": args.accounts,
     }
     with stack.servers() as running:
         found["postgres"] = _version()
-        found["waits"] = waits(args)
+        if "flood" in args.only:
+            filling.fill(args.flood, 1)
+            found["waits"] = waits(args)
+            found["old_snapshot"] = old_snapshot(args)
+            if "workers" in args.only:
+                found["one_account"] = one_account(running, args)
+            filling.empty()
         filling.fill(args.jobs, args.accounts)
-        found["backlog_seconds"] = _timed(_queue_seconds, 5)
-        found["operations"] = operations(running, args.samples)
-        found["workers"] = many_workers(running, args)
-        found["sleeping"] = sleeping_workers(running, args)
+        if "operations" in args.only:
+            found["backlog_seconds"] = _timed(_queue_seconds, 5)
+            print(f"seconds of waiting work: {_ms(found['backlog_seconds']['median'])}")
+            found["operations"] = operations(running, args.samples)
+        if "workers" in args.only:
+            found["workers"] = many_workers(running, args)
+            found["sleeping"] = sleeping_workers(running, args)
         found["sizes"] = sizes(args)
-        filling.empty()
-        found["one_account"] = one_account(running, args)
-        found["old_snapshot"] = old_snapshot(args)
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def waits(args: argparse.Namespace) -> dict[str, Any]:
-    """One account has queued almost all jobs; the others come now and then."""
+    """One account has queued a flood; the others come now and then."""
     told: dict[str, Any] = {"unit": "mean durations of a job", "others_load": OTHERS_LOAD}
     for name, most_running in (("no limit on running jobs", 100_000), ("8 running jobs", 8)):
-        filling.empty()
-        filling.fill(args.jobs, 1)
         flooder, *others = filling.open_accounts(args.accounts)
         with _setting(max_running_per_account=most_running):
             told[name] = Simulation(flooder, others, VIRTUAL_WORKERS, OTHERS_LOAD).run(
                 args.measured
             )
-        _tell_waits(name, told[name], args.jobs)
-    filling.empty()
+        _tell_waits(name, told[name], args.flood)
     return told
 
 
@@ -165,7 +170,6 @@ def sleeping_workers(running: EmbeddedServers, args: argparse.Namespace) -> dict
 
 def one_account(running: EmbeddedServers, args: argparse.Namespace) -> dict[str, Any]:
     """Claims a second where all that waits is one account's: one after the other, by its lock."""
-    filling.fill(args.jobs, 1)
     told = _load(running, max(args.workers), args.seconds / len(args.workers), 0.0)
     _tell_load("one account", told)
     return told
@@ -331,13 +335,17 @@ def _counts(told: str) -> list[int]:
 def _arguments(told: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--jobs", type=int, default=1_000_000, help="that wait")
+    parser.add_argument("--flood", type=int, help="of one account; a third of the jobs if not told")
     parser.add_argument("--accounts", type=int, default=1000)
     parser.add_argument("--measured", type=int, default=8000, help="jobs run by the jumping clock")
     parser.add_argument("--samples", type=int, default=500, help="of each operation")
     parser.add_argument("--seconds", type=float, default=120.0, help="that workers work, in all")
     parser.add_argument("--workers", type=_counts, default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--only", type=lambda told: told.split(","), default=PARTS)
     parser.add_argument("--json", type=Path)
-    return parser.parse_args(told)
+    args = parser.parse_args(told)
+    args.flood = args.flood or args.jobs // 3
+    return args
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ class Simulation:
     Attributes:
         workers: how many run jobs.
         load: of the workers' time, the share that the others' jobs need.
-        rest: as many jobs at the end do not count, nor do as many at the beginning.
     """
 
     flooder: str
@@ -57,7 +56,8 @@ class Simulation:
                 claimed += 1
                 if claim.account_id == self.flooder:
                     flood_claims.append(now)
-                else:
+                # Not of those that an earlier simulation has left.
+                elif claim.job_id in submitted:
                     waits[claim.account_id].append(now - submitted.pop(claim.job_id))
                 self._after(now + draw.expovariate(1.0), "end", claim)
             now, _, what, claim = heapq.heappop(self._events)

@@ -29,12 +29,16 @@ _CHUNK_BYTES = 8 * 1024**2
 # sha256 of each file this process has in use, least lately asked for first, and its open lock.
 _in_use: OrderedDict[str, int] = OrderedDict()
 _in_use_lock = threading.Lock()
+# sha256 of those whose bytes this process has read through; disks fail, and a process that is
+# killed while another writes is not the only way to a damaged file.
+_checked: set[str] = set()
 
 
 def fetch_base_model(entry: BaseModelEntry) -> Path:
     """The file of an `s3` entry on this machine, downloaded now unless it is there.
 
-    It stays there while this process keeps using it: until as many others have been asked for as
+    Each process reads it through once, and a file that is damaged is fetched anew. It stays there
+    while this process keeps using it: until as many others have been asked for as
     there may be loaded, and one more for a training.
 
     Raises:
@@ -47,11 +51,22 @@ def fetch_base_model(entry: BaseModelEntry) -> Path:
     path = folder / f"{entry.sha256}.safetensors"
     _use(folder, entry.sha256)
     with _locked(folder / f"{entry.sha256}.fetch"):
+        if path.exists() and not _is_whole(entry, path):
+            log.warning("base model %s is damaged on this disk, and is fetched anew", entry.id)
+            path.unlink()
         if not path.exists():
             _download(entry, path)
+        _checked.add(entry.sha256)
         os.utime(path)
     _prune(folder, get_settings().base_model_cache_bytes)
     return path
+
+
+def _is_whole(entry: BaseModelEntry, path: Path) -> bool:
+    """Whether the file has the catalog's bytes: all of them the first time, then their number."""
+    if path.stat().st_size != entry.bytes:
+        return False
+    return entry.sha256 in _checked or _sha256(path) == entry.sha256
 
 
 def _download(entry: BaseModelEntry, path: Path) -> None:

@@ -28,6 +28,7 @@ def folder(servers, tmp_path, monkeypatch):  # noqa: ARG001 (order)
     for lock in base_model_files._in_use.values():
         base_model_files.os.close(lock)
     base_model_files._in_use.clear()
+    base_model_files._checked.clear()
     monkeypatch.undo()
     get_settings.cache_clear()
 
@@ -95,6 +96,90 @@ def test_another_file_than_the_catalogs_is_refused_and_leaves_nothing(folder):
             fetch_base_model(entry)
         assert not list(folder.glob("*.safetensors"))
         assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", [b"damaged", b"\0" * SIZE], ids=["cut short", "other bytes"])
+def test_a_file_that_is_damaged_on_disk_is_fetched_anew(damage):
+    entry = stored(15)
+    path = fetch_base_model(entry)
+    path.write_bytes(damage)
+    # Another process, or this one after a restart.
+    base_model_files._checked.clear()
+    assert fetch_base_model(entry).read_bytes() == content(15)
+
+
+def test_a_file_is_read_through_once_a_process(monkeypatch):
+    entry = stored(16)
+    fetch_base_model(entry)
+    base_model_files._checked.clear()
+    read = []
+    sha256 = base_model_files._sha256
+    monkeypatch.setattr(base_model_files, "_sha256", lambda path: read.append(path) or sha256(path))
+    paths = {fetch_base_model(entry) for _ in range(3)}
+    assert read == list(paths)
+
+
+def test_two_processes_fetch_a_file_once_though_the_first_is_killed_half_way(folder):
+    entry = stored(17)
+    first = other_process(entry, stall_after=1)
+    assert line_of(first) == f"has {SIZE // 3}"
+    second = other_process(entry)
+    assert not list(folder.glob("*.safetensors")), "nothing half is ever in its place"
+    first.kill()
+    first.wait()
+    assert first.stdout is not None
+    first.stdout.close()
+    told = [line.strip() for line in second.stdout or ()]
+    with second:
+        pass
+    # It went on from where the first was killed, and a third needs storage no more.
+    assert told == [f"from {SIZE // 3}", f"has {2 * SIZE // 3}", f"has {SIZE}", "whole"]
+    third = other_process(entry)
+    assert [line.strip() for line in third.stdout or ()] == ["whole"]
+    with third:
+        pass
+    assert not list(folder.glob("*.part"))
+
+
+def other_process(entry: BaseModelEntry, stall_after: int | None = None) -> subprocess.Popen[str]:
+    """A worker of this machine that wants the file, and says what it asks of storage."""
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, entry.model_dump_json(), str(stall_after or 0)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+# Pieces are a third of the file; after `stall_after` of them the process waits to be killed.
+FETCH = """
+import sys, time
+from app.catalog import BaseModelEntry
+from app.storage import get_store
+from worker.handlers import base_model_files
+
+entry, stall_after = BaseModelEntry.model_validate_json(sys.argv[1]), int(sys.argv[2])
+chunks = get_store().chunks
+
+def told(key, *, start, size):
+    if start:
+        print("from", start, flush=True)
+    has = start
+    for number, piece in enumerate(chunks(key, start=start, size=entry.bytes // 3), 1):
+        yield piece
+        has += len(piece)
+        print("has", has, flush=True)
+        if number == stall_after:
+            time.sleep(600)
+
+base_model_files.get_store = lambda: type("Store", (), {"chunks": staticmethod(told)})
+path = base_model_files.fetch_base_model(entry)
+print("whole" if path.stat().st_size == entry.bytes else "half", flush=True)
+"""
 
 
 def test_a_file_that_is_gone_from_storage_is_named():
