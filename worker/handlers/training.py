@@ -35,6 +35,7 @@ from worker.workspace import attempt_key, cache_folder
 
 log = logging.getLogger(__name__)
 trainer_log = logging.getLogger("worker.trainer")
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
 
 # Latents and text embeddings under the hash of what they were made from, shared by all trainings.
 LATENT_CACHE = "training"
@@ -246,7 +247,7 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
 
 
 def _on_log(running: _Run, event: JsonObject) -> None:
-    trainer_log.log(logging.getLevelName(event["level"].upper()), event["message"])
+    trainer_log.log(LEVELS[event["level"]], "%s", event["message"])
     running.context.record("log", {"level": event["level"], "message": event["message"]})
 
 
