@@ -10,10 +10,12 @@ from typing import Any, Literal, get_args
 
 import redis
 from celery import Celery
+from celery.signals import setup_logging
 from kombu.exceptions import OperationalError
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.logs import configure_logs
 from app.settings import get_settings
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,12 @@ def _configuration() -> dict[str, Any]:
 
 celery_app = Celery("lorawright")
 celery_app.add_defaults(_configuration)
+
+
+@setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    """Celery's own processes, workers and beat, write the lines that all others write."""
+    configure_logs(get_settings().log_level)
 
 
 @cache

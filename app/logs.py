@@ -34,7 +34,16 @@ def configure_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for noisy in ("botocore", "boto3", "urllib3", "s3transfer", "httpx", "httpcore", "PIL"):
+    for noisy in (
+        "botocore",
+        "boto3",
+        "urllib3",
+        "s3transfer",
+        "httpx",
+        "httpcore",
+        "httpx2",
+        "PIL",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # The request middleware logs each request once, with its id.
     logging.getLogger("uvicorn.access").disabled = True

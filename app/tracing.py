@@ -76,7 +76,6 @@ def flush() -> None:
 def shut_down() -> None:
     """Send what is left, and make no more spans."""
     if _State.provider is not None:
-        _State.provider.force_flush(FLUSH_MILLISECONDS)
         _State.provider.shutdown()
     _State.provider, _State.tracer = None, _NOTHING
 

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from celery.signals import (
-    setup_logging,
     worker_init,
     worker_process_init,
     worker_process_shutdown,
@@ -15,7 +14,6 @@ from app.broker import celery_app
 from app.catalog import load_catalog
 from app.content.rules import load as load_content_rules
 from app.database import get_engine
-from app.logs import configure_logs
 from app.settings import get_settings
 from app.tracing import configure_tracing, shut_down
 from worker import metrics, tasks
@@ -34,11 +32,6 @@ load_content_rules()
 
 # Of this process, once it is a child that runs jobs.
 _presence: list[Presence] = []
-
-
-@setup_logging.connect
-def _configure_logs(**_: Any) -> None:
-    configure_logs(get_settings().log_level)
 
 
 @worker_init.connect

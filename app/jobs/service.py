@@ -63,7 +63,8 @@ def submit(
         account_id=account_id,
         max_attempts=get_settings().max_attempts,
         labels=dict(labels or {}),
-        request_id=request_id,
+        # Some jobs follow from a request for something else, such as pictures to be measured.
+        request_id=request_id or structlog.contextvars.get_contextvars().get("request_id"),
         traceparent=tracing.current_traceparent(),
         batch_key=batch_key,
         batch_size=batch_size,

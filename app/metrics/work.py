@@ -5,6 +5,7 @@ in `CACHED_SECONDS`, whoever asks, over a connection of its own: a pool that is 
 somebody wants to see here.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,15 @@ from app.metrics.described import Group, Values
 from app.settings import get_settings
 from app.storage import get_store
 
+log = logging.getLogger(__name__)
+
 CACHED_SECONDS = 5.0
 # Whoever asks has little patience, and nobody's work may wait for a question.
 ANSWER_SECONDS = 3.0
 CONNECT_SECONDS = 2
 STATEMENT_MILLISECONDS = 3000
+# Of one account's waiting jobs, how many are counted; of webhooks, ten times as many.
+COUNTED = 10_000
 TRIED_OFTEN = 3
 
 WORK = Group()
@@ -42,7 +47,8 @@ _UP = WORK.read(
 _WAITING = WORK.read(
     "lorawright_queue_waiting_jobs",
     "gauge",
-    "Jobs that wait for a worker, those of suspended accounts left out.",
+    "Jobs that wait for a worker, those of suspended accounts left out; of one account at most "
+    "10,000 are counted.",
     ["queue"],
 )
 _OLDEST = WORK.read(
@@ -110,17 +116,24 @@ _DISABLED = WORK.read(
     "lorawright_webhook_endpoints_disabled", "gauge", "Endpoints that nothing is sent to any more."
 )
 
-# Along the lines, whose index holds all that is asked. A job that waits again has waited since it
-# was due; of one that a stopping worker gave back, that is not known, and it goes first anyway.
+# Along the lines, whose index holds what is counted. A job that waits again has waited since it was
+# due; of one that a stopping worker gave back, that is not known, and it goes first anyway.
 _LINES = text("""
-    SELECT line.queue, sum(found.waiting), extract(epoch FROM now() - min(found.since))
+    SELECT line.queue, sum(counted.waiting), extract(epoch FROM now() - min(head.since))
     FROM job_lines AS line JOIN accounts ON accounts.id = line.account_id
     CROSS JOIN LATERAL (
-        SELECT count(*) AS waiting, min(coalesce(not_before, created_at))
-            FILTER (WHERE not_before <= now() OR (not_before IS NULL AND attempt = 0)) AS since
-        FROM jobs WHERE jobs.queue = line.queue AND jobs.account_id = line.account_id
+        SELECT count(*) AS waiting FROM (
+            SELECT FROM jobs WHERE jobs.queue = line.queue AND jobs.account_id = line.account_id
+                AND jobs.priority = line.priority AND status = 'queued' LIMIT :counted
+        ) AS those
+    ) AS counted
+    LEFT JOIN LATERAL (
+        SELECT coalesce(not_before, created_at) AS since FROM jobs
+        WHERE jobs.queue = line.queue AND jobs.account_id = line.account_id
             AND jobs.priority = line.priority AND status = 'queued'
-    ) AS found
+            AND (not_before <= now() OR (not_before IS NULL AND attempt = 0))
+        ORDER BY created_at, id LIMIT 1
+    ) AS head ON true
     WHERE line.waiting AND accounts.suspended_at IS NULL
     GROUP BY line.queue
 """)
@@ -137,8 +150,11 @@ _SWEPT = text("SELECT extract(epoch FROM now() - swept_at) FROM sweeper")
 _DELIVERIES = text("""
     SELECT count(*), count(*) FILTER (WHERE attempt >= :often),
         extract(epoch FROM now() - min(due_at) FILTER (WHERE due_at <= now()))
-    FROM webhook_deliveries JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id
-    WHERE status = 'pending' AND disabled_at IS NULL
+    FROM (
+        SELECT attempt, due_at FROM webhook_deliveries
+        JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id
+        WHERE status = 'pending' AND disabled_at IS NULL LIMIT :counted
+    ) AS pending
 """)
 _OFF = text("SELECT count(*) FROM webhook_endpoints WHERE disabled_at IS NOT NULL")
 
@@ -175,7 +191,8 @@ class Work(Collector):
         up: Values = {(name,): float(server.answers()) for name, server in self._servers.items()}
         try:
             found = _read_database()
-        except SQLAlchemyError:
+        except SQLAlchemyError as error:
+            log.warning("Postgres is not read for metrics: %s", error)
             found = None
         yield _UP.of({("postgres",): float(found is not None), **up})
         yield from found or ()
@@ -232,7 +249,7 @@ def _read_database() -> list[Metric]:
 def _queues(connection: Connection) -> Iterator[Metric]:
     waiting: Values = {(queue,): 0.0 for queue in WORK_QUEUES}
     oldest, running = dict(waiting), dict(waiting)
-    for queue, count, since in connection.execute(_LINES):
+    for queue, count, since in connection.execute(_LINES, {"counted": COUNTED}):
         waiting[queue,] = float(count)
         oldest[queue,] = max(0.0, float(since or 0))
     running |= {(queue,): float(count) for queue, count in connection.execute(_AT_WORK)}
@@ -274,7 +291,9 @@ def _sweep_age(connection: Connection) -> float:
 
 
 def _webhooks(connection: Connection) -> Iterator[Metric]:
-    pending, failing, overdue = connection.execute(_DELIVERIES, {"often": TRIED_OFTEN}).one()
+    pending, failing, overdue = connection.execute(
+        _DELIVERIES, {"often": TRIED_OFTEN, "counted": 10 * COUNTED}
+    ).one()
     yield _PENDING.of({(): pending})
     yield _FAILING.of({(): failing})
     yield _OVERDUE.of({(): max(0.0, float(overdue or 0))})

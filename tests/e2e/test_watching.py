@@ -69,6 +69,8 @@ def seen(service: Service, servers: EmbeddedServers, watching: Watching) -> Seen
     }
     headers = {"X-Request-Id": TRAINING_REQUEST}
     training = service.client.post("/v1/trainings", json=asked, headers=headers).json()
+    # Only then, so that both wait until it is done.
+    service.wait(f"/v1/trainings/{training['id']}", lambda job: job["status"] == "running")
     headers = {"X-Request-Id": BATCH_REQUEST}
     batch = [
         service.client.post("/v1/generations", json=drawing | {"seed": n}, headers=headers).json()
@@ -178,7 +180,7 @@ def test_a_worker_tells_every_figure_that_is_described_and_no_other(
     assert found["worker_denoise_steps_total",] >= 9
     assert found["worker_batch_pictures_sum",] >= 3
     for stage in ("download", "load", "prepare", "checkpoint", "upload", "publish"):
-        assert found["worker_stage_seconds_count", stage, "training"] >= 1
+        assert found["worker_stage_seconds_count", *sorted(("training", stage))] >= 1
     for stage in ("download", "load", "prompt", "switch", "denoise", "decode", "upload", "publish"):
         assert found["worker_stage_seconds_count", *sorted(("generation", stage))] >= 1
     assert found["lease_renewals_total", "in_time"] >= 1

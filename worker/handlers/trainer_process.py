@@ -25,6 +25,8 @@ trainer_log = logging.getLogger("worker.trainer")
 
 # Sent as an event of its own type when the trainer's output has ended.
 EVENT_POLL_SECONDS = 0.2
+# Added to each event when it comes, as whoever handles them may be late.
+HEARD_AT = "heard_at"
 LOG_TAIL_CHARS = 2000
 LOG_LINE_CHARS = 2000
 STOPPED_EXIT_CODE = 75
@@ -124,6 +126,7 @@ class TrainerProcess:
             with suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "type" in event:
+                    event[HEARD_AT] = time.time_ns()
                     self._events.put(event)
         self._events.put(None)
 
@@ -173,3 +176,8 @@ def give_up_after(seconds: float) -> Callable[[], bool]:
     """A clock that says when so many seconds have passed."""
     ends = time.monotonic() + seconds
     return lambda: time.monotonic() >= ends
+
+
+def heard_at(event: JsonObject) -> int:
+    """When an event came, by the wall clock in nanoseconds."""
+    return int(event.get(HEARD_AT) or time.time_ns())

@@ -28,7 +28,7 @@ from app.trainings.models import Checkpoint, Training, TrainingMetric
 from worker.handlers.context import JobContext
 from worker.handlers.made_pictures import refusal
 from worker.handlers.models import base_model_entry, base_model_spec
-from worker.handlers.trainer_process import TrainerProcess, give_up_after, trainer
+from worker.handlers.trainer_process import TrainerProcess, give_up_after, heard_at, trainer
 from worker.handlers.trainer_watch import TrainerWatch
 from worker.patience import patiently
 from worker.stages import stage
@@ -36,6 +36,7 @@ from worker.workspace import attempt_key, cache_folder
 
 log = logging.getLogger(__name__)
 trainer_log = logging.getLogger("worker.trainer")
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
 
 # Latents and text embeddings under the hash of what they were made from, shared by all trainings.
 LATENT_CACHE = "training"
@@ -200,7 +201,7 @@ def _listen(running: _Run, process: TrainerProcess, patience_seconds: float) -> 
 
 
 def _on_progress(running: _Run, event: JsonObject) -> None:
-    running.watch.progress(event["stage"])
+    running.watch.progress(event["stage"], heard_at(event))
     running.context.progress(
         event["fraction"],
         stage=event["stage"],
@@ -216,7 +217,7 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
     A step's loss and its validation come one after the other, so neither erases the other.
     """
     if event.get("seconds"):
-        running.watch.steps(event["rows"], event["seconds"], event["pictures"])
+        running.watch.steps(event["rows"], event["seconds"], event["pictures"], heard_at(event))
     claim = running.context.claim
     names = [
         column.name for column in TrainingMetric.__table__.columns if column.name != "training_id"
@@ -247,7 +248,7 @@ def _on_metrics(running: _Run, event: JsonObject) -> None:
 
 
 def _on_log(running: _Run, event: JsonObject) -> None:
-    trainer_log.log(logging.getLevelName(event["level"].upper()), event["message"])
+    trainer_log.log(LEVELS[event["level"]], "%s", event["message"])
     running.context.record("log", {"level": event["level"], "message": event["message"]})
 
 
@@ -274,7 +275,7 @@ def _on_checkpoint(running: _Run, event: JsonObject) -> None:
     """Keep a LoRA file: stored first, then visible by a row, under the fence."""
     claim = running.context.claim
     step = event["step"]
-    running.watch.checkpoint(step)
+    running.watch.checkpoint(step, heard_at(event))
     key = attempt_key(claim, f"checkpoints/{step:08d}.safetensors")
     with stage("upload"):
         get_store().put_file(key, Path(event["path"]), "application/octet-stream")
