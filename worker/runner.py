@@ -26,6 +26,7 @@ from app.jobs.models import JobKind
 from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
 from worker.handlers.at_hand import at_hand
 from worker.handlers.context import JobContext, Publish, Stopped
+from worker.handlers.understanding import PAUSE_SECONDS, TooNew
 from worker.lease import Lease
 from worker.patience import patiently
 from worker.workspace import workspace
@@ -139,6 +140,8 @@ class _Group:
                 log.warning("the lease was lost; nothing was published")
             except Stopped:
                 _record_stop(claim, lease, self._gpu_seconds(claim))
+            except TooNew as reason:
+                _give_back(claim, reason, self._gpu_seconds(claim))
             except Exception as error:  # of this job, whatever it is; the others go on
                 _record_failure(claim, lease, error, self._gpu_seconds(claim))
         self._recorded.add(claim.job_id)
@@ -165,6 +168,8 @@ def _outcomes(contexts: Sequence[JobContext]) -> Outcomes:
     if kind in GROUP_HANDLERS:
         yield from GROUP_HANDLERS[kind](contexts)
         return
+    if kind not in HANDLERS:
+        raise TooNew(f"jobs of the kind {kind} are not known to this worker")
     for context in contexts:
         yield context, HANDLERS[kind](context)
 
@@ -187,6 +192,22 @@ def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> None:
         patiently(write)
     except LeaseLost:
         log.warning("the lease was lost while stopping")
+
+
+def _give_back(claim: Claim, reason: TooNew, gpu_seconds: float) -> None:
+    log.warning("given back to be run by a newer worker: %s", reason)
+    try:
+        patiently(
+            lambda session: lifecycle.release(
+                session,
+                claim,
+                gpu_seconds=gpu_seconds,
+                reason="worker_too_old",
+                pause_seconds=PAUSE_SECONDS,
+            )
+        )
+    except LeaseLost:
+        log.warning("the lease was lost while giving back")
 
 
 def _record_failure(claim: Claim, lease: Lease, error: Exception, gpu_seconds: float) -> None:
