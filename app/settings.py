@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         description="What the console's session cookies are signed with, the same for every API "
         "process; unset means a random one for each.",
     )
+    session_secret_also_accepted: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Another secret whose cookies are accepted while the first is changed: the "
+        "next one, then the one before.",
+    )
     console_session_seconds: int = Field(
         default=7 * 24 * 3600, ge=60, description="How long a sign-in to the console lasts."
     )

@@ -26,6 +26,7 @@ from app.jobs.models import JobKind
 from worker.handlers import captioning, comparison, generation, ingest, lora_tools, training
 from worker.handlers.at_hand import at_hand
 from worker.handlers.context import JobContext, Publish, Stopped
+from worker.handlers.understanding import PAUSE_SECONDS, TooNew
 from worker.lease import Lease
 from worker.patience import patiently
 from worker.stages import Attempt, stage
@@ -157,6 +158,8 @@ class _Group:
                 end = Ended("lost")
             except Stopped:
                 end = _record_stop(claim, lease, self._gpu_seconds(claim))
+            except TooNew as reason:
+                end = _give_back(claim, reason, self._gpu_seconds(claim))
             except Exception as error:  # of this job, whatever it is; the others go on
                 end = _record_failure(claim, lease, error, self._gpu_seconds(claim))
         attempt.ended(*end)
@@ -184,6 +187,8 @@ def _outcomes(contexts: Sequence[JobContext]) -> Outcomes:
     if kind in GROUP_HANDLERS:
         yield from GROUP_HANDLERS[kind](contexts)
         return
+    if kind not in HANDLERS:
+        raise TooNew(f"jobs of the kind {kind} are not known to this worker")
     for context in contexts:
         yield context, HANDLERS[kind](context)
 
@@ -212,6 +217,26 @@ def _record_stop(claim: Claim, lease: Lease, gpu_seconds: float) -> Ended:
         return patiently(write)
     except LeaseLost:
         log.warning("the lease was lost while stopping")
+        return Ended("lost")
+
+
+def _give_back(claim: Claim, reason: TooNew, gpu_seconds: float) -> Ended:
+    log.warning("given back to be run by a newer worker: %s", reason)
+
+    def write(session: Session) -> Ended:
+        status = lifecycle.release(
+            session,
+            claim,
+            gpu_seconds=gpu_seconds,
+            reason="worker_too_old",
+            pause_seconds=PAUSE_SECONDS,
+        )
+        return Ended("released" if status == "queued" else status)
+
+    try:
+        return patiently(write)
+    except LeaseLost:
+        log.warning("the lease was lost while giving back")
         return Ended("lost")
 
 

@@ -171,12 +171,22 @@ def finish(
     _meter(session, claim, gpu_seconds, jobs=1, images=images)
 
 
-def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) -> JobStatus:
-    """Put a job back by the free will of a stopping worker: this attempt does not count.
+def release(
+    session: Session,
+    claim: Claim,
+    *,
+    gpu_seconds: float,
+    reason: str,
+    pause_seconds: float = 0.0,
+) -> JobStatus:
+    """Put a job back by the worker's free will, as when it stops: this attempt does not count.
 
     Its status is then what is answered.
 
     One that is to be canceled is: a worker that took it again would only learn of it later.
+
+    Args:
+        pause_seconds: how long nobody may claim it.
 
     Raises:
         LeaseLost: the job is no longer this attempt's.
@@ -192,6 +202,7 @@ def release(session: Session, claim: Claim, *, gpu_seconds: float, reason: str) 
             "status": "queued",
             "worker_id": None,
             "lease_expires_at": None,
+            "not_before": from_now(pause_seconds) if pause_seconds else None,
             "gpu_seconds": Job.gpu_seconds + gpu_seconds,
         },
     )

@@ -9,7 +9,6 @@ import logging
 import secrets
 from dataclasses import asdict, dataclass
 from functools import cache
-from hmac import compare_digest
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
@@ -42,7 +41,7 @@ class BrowserSession:
     @property
     def token(self) -> str:
         """What forms and scripts send along with whatever changes something."""
-        return Signer(_secret(), salt="lorawright.csrf").get_signature(self.nonce).decode()
+        return _token_signer().get_signature(self.nonce).decode()
 
 
 def session_of(connection: HTTPConnection) -> BrowserSession | None:
@@ -89,7 +88,7 @@ def check_token(session: BrowserSession, told: str | None) -> None:
     Raises:
         CsrfTokenMissing: no token, or another session's.
     """
-    if told is None or not compare_digest(told.encode(), session.token.encode()):
+    if told is None or not _token_signer().verify_signature(session.nonce, told):
         raise CsrfTokenMissing(
             "The request came with a session cookie, but without that session's token "
             f"({TOKEN_HEADER}); load the page again"
@@ -97,16 +96,23 @@ def check_token(session: BrowserSession, told: str | None) -> None:
 
 
 def _serializer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(_secret(), salt="lorawright.session")
+    return URLSafeTimedSerializer(_secrets(), salt="lorawright.session")
+
+
+def _token_signer() -> Signer:
+    return Signer(_secrets(), salt="lorawright.csrf")
 
 
 @cache
-def _secret() -> str:
-    told = get_settings().session_secret
-    if told is not None:
-        return told.get_secret_value()
-    log.warning(
-        "LORAWRIGHT_SESSION_SECRET is not set: sign-ins last as long as this process, and several "
-        "processes do not know each other's"
-    )
-    return secrets.token_hex(32)
+def _secrets() -> list[str]:
+    """What is accepted; the last of them signs."""
+    settings = get_settings()
+    signing = settings.session_secret
+    if signing is None:
+        log.warning(
+            "LORAWRIGHT_SESSION_SECRET is not set: sign-ins last as long as this process, and "
+            "several processes do not know each other's"
+        )
+        return [secrets.token_hex(32)]
+    also = settings.session_secret_also_accepted
+    return [*([also.get_secret_value()] if also else []), signing.get_secret_value()]

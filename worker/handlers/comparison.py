@@ -16,6 +16,7 @@ from app.errors import LeaseLost
 from app.generations.batching import recipe
 from app.sheet import SheetRow, draw_sheet
 from app.storage import get_store
+from worker.handlers import understanding
 from worker.handlers.at_hand import remember
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.generation import (
@@ -47,6 +48,7 @@ def run(context: JobContext) -> Publish:
     """Draw the grid, store each picture under this attempt, publish all together."""
     detail = patiently(lambda session: session.get_one(Comparison, context.claim.job_id))
     cells, axes = list(detail.cells), list(detail.axes)
+    understanding.check(detail.request)
     # Outside the transaction: its files may first have to come to this machine.
     base_model = base_model_spec(base_model_entry(detail.base_model))
     context.progress(0.0, stage="load")
@@ -56,16 +58,15 @@ def run(context: JobContext) -> Publish:
         if cells[0]["request"].get(name) is not None
     }
     specs = [
-        GenerationSpec(
-            **{
-                name: value
-                for name, value in cell["request"].items()
-                if name in GenerationSpec.model_fields and name not in INPUT_IMAGES
+        GenerationSpec.model_validate(
+            {name: value for name, value in cell["request"].items() if name not in INPUT_IMAGES}
+            | inputs
+            | {
+                "seeds": (cell["request"]["seed"],),
+                "loras": tuple(lora_spec(lora) for lora in cell["loras"]),
+                "base_model": base_model,
             },
-            **inputs,
-            seeds=(cell["request"]["seed"],),
-            loras=tuple(lora_spec(lora) for lora in cell["loras"]),
-            base_model=base_model,
+            extra="ignore",
         )
         for cell in cells
     ]

@@ -26,6 +26,7 @@ from app.generations.models import Generation
 from app.jobs.lifecycle import Claim
 from app.settings import get_settings
 from app.storage import get_store
+from worker.handlers import understanding
 from worker.handlers.at_hand import remember
 from worker.handlers.context import JobContext, Publish, Stopped
 from worker.handlers.lora_cache import fetch_lora
@@ -174,6 +175,7 @@ def _preview_payload(preview: Preview) -> JsonObject:
 def _read(context: JobContext) -> _Request:
     detail = patiently(lambda session: session.get_one(Generation, context.claim.job_id))
     request, loras = dict(detail.request), list(detail.loras)
+    understanding.check(request)
     # The rules may be newer than the request.
     if (rule := prompt_refusal(request["prompt"])) is not None:
         raise GenerationFailed("prompt_refused", f"The prompt breaks this service's rule {rule!r}")
@@ -186,26 +188,28 @@ def _read(context: JobContext) -> _Request:
             if told.get(name) is not None:
                 told[name] = str(fetch_input(context.folder / name, request[name]))
         local = tuple(lora_spec(lora) for lora in loras)
-    spec = GenerationSpec(
-        **told,
-        seeds=tuple(request["seed"] + index for index in range(request["num_images"])),
-        loras=local,
-        base_model=base_model,
-    )
+    told |= {
+        "seeds": tuple(request["seed"] + index for index in range(request["num_images"])),
+        "loras": local,
+        "base_model": base_model,
+    }
+    # A newer API may tell more, which this worker may pass over.
+    spec = GenerationSpec.model_validate(told, extra="ignore")
     context.check()
     return _Request(context, request, loras, spec)
 
 
 def lora_spec(lora: JsonObject) -> LoraSpec:
     """A frozen LoRA of a request, its file on this machine."""
-    return LoraSpec(
-        id=lora["lora"],
-        path=str(fetch_lora(lora)),
-        sha256=lora["sha256"],
-        weight=lora["weight"],
-        start=lora.get("start", 0.0),
-        end=lora.get("end", 1.0),
-    )
+    told = {
+        "id": lora["lora"],
+        "path": str(fetch_lora(lora)),
+        "sha256": lora["sha256"],
+        "weight": lora["weight"],
+        "start": lora.get("start", 0.0),
+        "end": lora.get("end", 1.0),
+    }
+    return LoraSpec.model_validate(told, extra="ignore")
 
 
 def fetch_input(path: Path, image: JsonObject) -> Path:

@@ -22,6 +22,7 @@ from app.loras.models import Lora as LoraRow
 from app.loras.models import LoraFile, LoraTool
 from app.settings import get_settings
 from app.storage import get_store
+from worker.handlers import understanding
 from worker.handlers.context import JobContext
 from worker.handlers.models import base_model_entry, base_model_spec
 from worker.ml.base_models.errors import BaseModelUnavailable
@@ -57,6 +58,7 @@ def run(context: JobContext) -> Publish:
     """Do what the frozen request says."""
     with transaction() as session:
         request = dict(session.get_one(LoraTool, context.claim.job_id).request)
+    understanding.check(request)
     threads = get_settings().torch_threads
     if threads:
         torch.set_num_threads(threads)

@@ -25,6 +25,8 @@ from app.retention.service import doom
 from app.settings import get_settings
 from app.storage import get_store
 from app.trainings.models import Checkpoint, Training, TrainingMetric
+from app.trainings.params import TrainingParams
+from worker.handlers import understanding
 from worker.handlers.context import JobContext
 from worker.handlers.made_pictures import refusal
 from worker.handlers.models import base_model_entry, base_model_spec
@@ -113,6 +115,9 @@ def run(context: JobContext) -> Callable[[Session], None]:
 
 def _write_spec(context: JobContext, spec: JsonObject) -> Path:
     """The frozen spec with local files in place of object keys."""
+    understanding.check_training(spec)
+    # A newer API may tell more, which this worker may pass over; its trainer would not.
+    params = TrainingParams.model_validate(spec["params"], extra="ignore")
     entry = base_model_entry(spec["base_model"])
     folder = context.folder / "images"
     folder.mkdir()
@@ -137,7 +142,7 @@ def _write_spec(context: JobContext, spec: JsonObject) -> Path:
         "format": spec["format"],
         "name": spec["name"],
         "trigger_word": spec["trigger_word"],
-        "params": spec["params"],
+        "params": params.model_dump(),
         "base_model": {
             **base_model_spec(entry).model_dump(exclude_none=True),
             "native_resolution": entry.native_resolution,

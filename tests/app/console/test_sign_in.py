@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.accounts import keys
@@ -148,3 +149,55 @@ def test_a_rotated_key_ends_sessions_of_the_secret_before(
 def test_a_session_counts_among_its_accounts_requests(customer: Browser) -> None:
     headers = customer.client.get("/v1/datasets").headers
     assert headers["ratelimit-policy"].startswith('"requests";q=')
+
+
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def test_a_secret_is_changed_in_two_steps_that_end_no_session(
+    app_client: TestClient, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(signs: str, also: str | None) -> None:
+        told = {"session_secret": SecretStr(signs)}
+        told["session_secret_also_accepted"] = SecretStr(also) if also else None
+        settings = get_settings().model_copy(update=told)
+        monkeypatch.setattr(sessions, "get_settings", lambda: settings)
+        sessions._secrets.cache_clear()
+
+    def sign_in() -> None:
+        app_client.cookies.clear()
+        token = token_of(app_client.get("/sign-in").text)
+        done = app_client.post("/sign-in", data={"api_key": secret, "csrf_token": token})
+        assert done.status_code == 303, done.text
+
+    def is_signed_in(token: str | None = None) -> bool:
+        page = app_client.get("/account")
+        if page.status_code != 200:
+            return False
+        made = app_client.post(
+            "/v1/datasets",
+            json={"name": "x", "task": "style", "trigger_word": "x"},
+            headers={"X-CSRF-Token": token or token_of(page.text)},
+        )
+        return made.status_code == 201
+
+    try:
+        step(OLD, None)
+        sign_in()
+        form = token_of(app_client.get("/account").text)
+        # Everywhere the new one is accepted, before anything is signed with it.
+        step(OLD, NEW)
+        assert is_signed_in(form)
+        step(NEW, OLD)
+        assert is_signed_in(form), "a page that was open all the time"
+        assert is_signed_in()
+        sign_in()
+        # A process that is still at the step before takes what the others sign.
+        step(OLD, NEW)
+        assert is_signed_in()
+        step(NEW, None)
+        assert is_signed_in()
+        step(OLD, None)
+        assert not is_signed_in()
+    finally:
+        sessions._secrets.cache_clear()
