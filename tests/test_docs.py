@@ -1,9 +1,11 @@
-"""The docs are true: every code, setting, command and address in them is the code's own."""
+"""The docs are true: every code, setting and command is in them, and what they say of each holds.
+
+Their own commands are run by tests/docs.
+"""
 
 import ast
 import inspect
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +16,13 @@ import app
 import worker
 from app import errors
 from app.errors import LorawrightError, status_of
-from app.main import create_app
 from app.settings import REPOSITORY, Settings
 from tools import make_docs
 
 DOCS = REPOSITORY / "docs"
+EXAMPLES = REPOSITORY / "examples"
+# Of a link the file, which may be left out, and the heading, which may be too.
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]*)(?:#([^)]*))?\)")
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -107,12 +111,6 @@ def documented_codes() -> dict[str, list[str]]:
 
 def documented_settings() -> set[str]:
     return set(re.findall(r"^\| `(LORAWRIGHT_\w+)`", (DOCS / "settings.md").read_text(), re.M))
-
-
-def shell_lines() -> list[str]:
-    """Every line of the README's shell blocks, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 def test_every_error_code_is_documented_and_no_other() -> None:
@@ -209,10 +207,11 @@ def test_generated_pages_are_as_the_code_is_now(path: Path) -> None:
     assert same, f"docs/{path.name} is out of date: run `python -m tools.make_docs`"
 
 
-def test_make_targets_of_the_readme_are_in_the_makefile() -> None:
+def test_make_targets_in_the_prose_of_the_readme_are_in_the_makefile() -> None:
+    """Those in its blocks are seen to by tests/docs, as all commands are."""
     targets = set(re.findall(r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"\bmake ([a-z][\w-]*)", "\n".join([*shell_lines(), *_quoted()])))
-    assert {"demo", "test", "up"} <= named
+    named = set(re.findall(r"\bmake ([a-z][\w-]*)", "\n".join(_quoted())))
+    assert {"demo", "up"} <= named
     assert sorted(named - targets) == []
 
 
@@ -221,43 +220,26 @@ def _quoted() -> list[str]:
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
 
 
-def test_commands_of_the_readme_are_commands_with_such_options() -> None:
-    lines = [line for line in shell_lines() if line.startswith("lorawright ")]
-    assert lines
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        known = [
-            name for name in make_docs.commands() if words[: len(name.split())] == name.split()
-        ]
-        assert known, f"{line}: no such command"
-        told = {word for word in words if word.startswith("--")}
-        assert told <= set(_options(known[0])), line
-
-
-def test_addresses_of_the_readme_are_in_the_contract() -> None:
-    paths = create_app().openapi()["paths"]
-    calls = [line for line in shell_lines() if "$api/" in line]
-    assert len(calls) >= 7
-    for line in calls:
-        words = shlex.split(line, comments=True)
-        address = next(word for word in words if word.startswith("$api/"))
-        method = "post" if {"-d", "-F"} & set(words) else "get"
-        wanted = "/v1" + address.removeprefix("$api").partition("?")[0]
-        fitting = [path for path in paths if re.fullmatch(_template(path), wanted)]
-        assert any(method in paths[path] for path in fitting), f"{method} {wanted}"
-
-
-def _template(path: str) -> str:
-    """A path of the contract as an expression; ids are written `$dataset` or `ds_…`."""
-    return re.sub(r"\\{\w+\\}", r"(\\$\\w+|\\w+_…)", re.escape(path))
-
-
-def test_links_between_pages_lead_somewhere() -> None:
-    pages = [REPOSITORY / "README.md", *DOCS.rglob("*.md")]
+def test_links_between_pages_lead_to_a_file_and_a_heading() -> None:
+    pages = [REPOSITORY / "README.md", *DOCS.rglob("*.md"), *EXAMPLES.rglob("*.md")]
     broken = [
-        f"{page.relative_to(REPOSITORY)}: {link}"
+        f"{page.relative_to(REPOSITORY)}: {link}#{heading}"
         for page in pages
-        for link in re.findall(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-        if "://" not in link and not (page.parent / link).exists()
+        for link, heading in LINK.findall(page.read_text())
+        if "://" not in link and not _leads_somewhere(page, link, heading)
     ]
     assert broken == []
+
+
+def _leads_somewhere(page: Path, link: str, heading: str) -> bool:
+    target = page.parent / link if link else page
+    if not target.exists():
+        return False
+    return not heading or heading in _anchors(target)
+
+
+def _anchors(page: Path) -> set[str]:
+    """What headings are called in addresses, as GitHub makes it of their words."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}

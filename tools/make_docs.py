@@ -62,6 +62,7 @@ CLI_HEAD = """\
 `.venv/bin`. `train`, `generate`, `jobs` and `lora` use the REST API alone, so they work against
 any server; `lora inspect` needs none:
 
+<!-- not run: the README and the guides run both, on the stack of their folder -->
 ```sh
 export LORAWRIGHT_URL=https://loras.example.com LORAWRIGHT_API_KEY=lw_live_…
 lorawright train my-pictures/ --trigger inkstyle --name ink
