@@ -170,7 +170,7 @@ class Reader:
     def _save(self, name: str, block: Block) -> None:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(self._filled_in(block, block.text))
+        target.write_text(self._filled_in(block, block.text, strict=False))
 
     def _judge(self, block: Block, failed_at: int | None, printed: str) -> None:
         refused = block.marks.get("refused")
@@ -274,10 +274,11 @@ class Reader:
             text = text.replace(word, meaning)
         return text
 
-    def _filled_in(self, block: Block, text: str) -> str:
+    def _filled_in(self, block: Block, text: str, *, strict: bool = True) -> str:
         """The text with what a person would put in their own: addresses, the key, ids seen before.
 
-        `ds_…` becomes the id of that kind which the page printed last.
+        `ds_…` becomes the id of that kind which the page printed last; where there is none, a file
+        keeps the word, and all else fails.
         """
         text = self._with_meanings(text)
         seen = {
@@ -289,6 +290,8 @@ class Reader:
         def last(blank: re.Match[str]) -> str:
             if blank[1] in seen:
                 return seen[blank[1]]
+            if not strict:
+                return blank[0]
             printed = ", ".join(sorted(seen)) or "nothing"
             raise BlockFailed(block, block.line, f"{blank[0]} was never printed; {printed} was")
 
