@@ -106,7 +106,7 @@ def _moto(port: int, log_path: Path) -> Child:
     return Child(
         ChildSpec(
             name="moto",
-            command=[sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)],
+            command=[sys.executable, "-m", "tools.moto_server", "-H", LOOPBACK, "-p", str(port)],
             environment=os.environ,
             ready=lambda: listens(port),
         ),
