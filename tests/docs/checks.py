@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema_rs
 import yaml
+from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.routing import Route
 
@@ -124,8 +125,14 @@ def _wrong_make(words: list[str]) -> Iterator[str]:
 
 
 @cache
+def _application() -> FastAPI:
+    """Made once, since its document takes a while."""
+    return create_app()
+
+
+@cache
 def _addresses() -> list[tuple[re.Pattern[str], set[str]]]:
-    application = create_app()
+    application = _application()
     documented = [
         (path, {method.upper() for method in methods})
         for path, methods in application.openapi()["paths"].items()
@@ -251,7 +258,7 @@ def _wrong_json(block: Block) -> Iterator[str]:
         yield "say which schema of docs/openapi.json it is: <!-- schema: NAME -->"
     if name is None:
         return
-    schemas = create_app().openapi()["components"]["schemas"]
+    schemas = _application().openapi()["components"]["schemas"]
     if name not in schemas:
         yield f"{name} is no schema of docs/openapi.json"
         return

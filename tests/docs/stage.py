@@ -225,7 +225,8 @@ def _new_operator(state: StackState) -> str:
 
 
 def _cancel_everything(url: str, key: str) -> None:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         jobs = client.get("/v1/jobs", params={"limit": 100}).raise_for_status().json()["data"]
         ids = [job["id"] for job in jobs if job["status"] not in ENDED]
         if ids:
