@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 from app.accounts import keys
 from app.accounts import service as accounts
 from app.database import transaction
-from tests.e2e.conftest import Service, service
+from tests.e2e.conftest import Service, service, watching
 from tests.serving import serving
 
-__all__ = ["service"]
+__all__ = ["service", "watching"]
 
 # Debian's, which CI installs; Playwright's own builds would be another download.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
