@@ -17,7 +17,7 @@ SUPPLY := $(VENV)/supply-chain/bin
 REPLAY := $(AS_ROOT) $(BIN)/python tools/replay_image.py
 VAR := /var/lib/lorawright
 
-.PHONY: help demo up test test-external faults lint format clean check-python
+.PHONY: help demo up test test-external faults upgrade-test lint format clean check-python
 .PHONY: image-api image-worker images dockerfiles locks audit sbom
 
 help: ## Show this list
@@ -27,6 +27,7 @@ help: ## Show this list
 	@echo "make test-external"
 	@echo "             the tests that use servers, over Debian's Postgres and Redis and moto's S3"
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
+	@echo "make upgrade-test  roll over from the last release, with the processes of both"
 	@echo "make lint    the same without the tests"
 	@echo "make format  put the code in its usual form"
 	@echo "make images  replay both Dockerfiles without Docker, as root; needs debootstrap"
@@ -58,6 +59,9 @@ test-external: $(STAMPS)/generator $(STAMPS)/test
 
 faults: $(STAMPS)/test
 	$(BIN)/python -m tests.faults
+
+upgrade-test: $(STAMPS)/test
+	$(BIN)/python -m tests.upgrade
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .

@@ -47,8 +47,8 @@ The `lorawright` command reads two more, `LORAWRIGHT_URL` and `LORAWRIGHT_API_KE
 
 This page is written by `python -m tools.make_docs` from `app/settings.py`."""
 
-METRICS_BEGIN = "<!-- metrics -->\n"
-METRICS_END = "<!-- /metrics -->"
+METRICS_BEGIN = "<!-- generated -->\n"
+METRICS_END = "<!-- /generated -->"
 METRICS = {
     "Of each API process": API,
     "Of queues, jobs and webhooks, told alike by every API process": WORK,

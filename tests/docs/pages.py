@@ -14,6 +14,8 @@ from app.settings import REPOSITORY
 MARKS = ("not run", "refused", "file", "schema")
 # A comment that may stand anywhere: commands that a reader is taken to have given.
 FIRST = "first"
+# What a tool has written between these is not looked at as a mark.
+GENERATED = re.compile(r"<!--\s*/?generated\s*-->")
 COMMENT = re.compile(r"<!--\s*([a-z ]+?):\s*(.*?)\s*-->", re.S)
 
 
@@ -88,6 +90,8 @@ def _blocks(page: Path, tokens: list[Token]) -> Iterator[Block]:
 
 def _comments(html: str, place: str) -> Iterator[tuple[str, str]]:
     for comment in re.findall(r"<!--.*?-->", html, re.S):
+        if GENERATED.fullmatch(comment):
+            continue
         found = COMMENT.fullmatch(comment)
         if found is None or found[1] not in (*MARKS, FIRST) or not found[2]:
             known = ", ".join((*MARKS, FIRST))

@@ -1,6 +1,7 @@
 """The doctor finds what is wrong with real servers, names it, and is silent where nothing is."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from sqlalchemy import String, delete, func, text, update
 
 from app.broker import MAINTENANCE, WORK_QUEUES, get_redis
 from app.cli.embedded import EmbeddedServers
+from app.cli.stack.state import save_state
 from app.database import get_engine, transaction, utc_now
 from app.doctor import configuration, examination, objects, rows, servers, work
 from app.doctor.findings import MOST_OF_A_KIND, Finding, at_most, problem
@@ -84,6 +86,22 @@ def test_where_all_is_well_it_says_so_and_ends_with_0(clean: EmbeddedServers) ->
     for check in ("postgres", "schema", "redis", "s3", "s3.presigned", "sweeper", "objects"):
         assert checks[check] == "ok"
     assert get_store().list_keys(servers.PROBE_PREFIX) == []
+
+
+@pytest.mark.own_servers
+def test_without_variables_it_looks_at_the_stack_of_its_folder(
+    clean: EmbeddedServers, tmp_path: Path
+) -> None:
+    save_state(tmp_path, clean.state)
+    told = subprocess.run(
+        [sys.executable, "-m", "app.cli.main", "doctor", "--data-dir", str(tmp_path)],
+        env={name: value for name, value in os.environ.items() if name[:11] != "LORAWRIGHT_"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert f":{clean.state.ports['postgres']}/" in told.stdout
 
 
 def test_what_is_wrong_ends_with_1_and_says_what_to_do(clean: EmbeddedServers) -> None:

@@ -23,7 +23,7 @@ from app.settings import get_settings
 from app.storage import get_store
 from app.workers import service as workers
 from app.workers.service import Report
-from tests.e2e import backup
+from tests.operations import backup
 from tests.pictures import picture
 from tests.safetensors_files import sound, whole
 from worker import chores
