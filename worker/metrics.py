@@ -138,21 +138,25 @@ ProcessCollector(registry=WORKER.registry)
 
 
 def check_port() -> None:
-    """For a worker that is about to start.
+    """For a worker that is about to start, perhaps in place of one whose child still has the port.
 
     Raises:
-        SystemExit: something else has the port.
+        SystemExit: something else has the port, and keeps it.
     """
     settings = get_settings()
-    if not settings.metrics_port:
-        return
-    family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.metrics_host, settings.metrics_port))
-        except OSError as error:
-            raise SystemExit(_taken(error)) from error
+    ends = time.monotonic() + PORT_SECONDS
+    while settings.metrics_port:
+        family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.metrics_host, settings.metrics_port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > ends:
+                    raise SystemExit(_taken(error)) from error
+            else:
+                return
+        time.sleep(AGAIN_SECONDS)
 
 
 def serve() -> None:

@@ -29,8 +29,12 @@ def settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     get_settings.cache_clear()
 
 
-def test_a_port_that_is_taken_stops_the_worker_with_a_reason() -> None:
+def test_a_port_that_stays_taken_stops_the_worker_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     metrics.check_port()
+    monkeypatch.setattr(metrics, "PORT_SECONDS", 0.1)
+    monkeypatch.setattr(metrics, "AGAIN_SECONDS", 0.01)
     port = get_settings().metrics_port
     with socket.create_server((LOOPBACK, port)), pytest.raises(SystemExit) as stopped:
         metrics.check_port()
