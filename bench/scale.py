@@ -79,9 +79,9 @@ def waits(args: argparse.Namespace) -> dict[str, Any]:
     for name, most_running in (("no limit on running jobs", 100_000), ("8 running jobs", 8)):
         flooder, *others = filling.open_accounts(args.accounts)
         with _setting(max_running_per_account=most_running):
-            told[name] = Simulation(flooder, others, VIRTUAL_WORKERS, OTHERS_LOAD).run(
-                args.measured
-            )
+            # So few that most jobs do not begin at time 0.
+            count = max(2, min(VIRTUAL_WORKERS, args.measured // 15))
+            told[name] = Simulation(flooder, others, count, OTHERS_LOAD).run(args.measured)
         _tell_waits(name, told[name], args.flood)
     return told
 

@@ -3,10 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 
 from app.accounts import service as accounts
-from app.database import new_id, transaction
+from app.database import get_engine, new_id, transaction
 from app.errors import LeaseLost
 from app.jobs import claiming, events, lifecycle, service
 from app.jobs.lifecycle import Claim
@@ -299,3 +299,37 @@ def test_a_worker_of_a_lost_history_cannot_write_though_its_attempt_is_given_out
     with transaction() as session:
         lifecycle.finish(session, after, "succeeded", gpu_seconds=0)
     assert read(job_id).status == "succeeded"
+
+
+def test_each_step_of_a_jobs_life_changes_its_row_once(account_id: str) -> None:
+    submit(account_id)
+    changes: list[str] = []
+
+    def seen(_connection, _cursor, statement, *_: object) -> None:
+        if statement.startswith("UPDATE jobs "):
+            changes.append(statement)
+
+    event.listen(get_engine(), "before_cursor_execute", seen)
+    try:
+        held = claim()
+        assert held is not None
+        counts = [len(changes)]
+        for act in (
+            lambda session: lifecycle.report_progress(session, held, fraction=0.5),
+            lambda session: lifecycle.record(session, held, "log", {"level": "info"}),
+            lambda session: lifecycle.renew(session, held),
+            lambda session: lifecycle.finish(session, held, "succeeded", gpu_seconds=1),
+        ):
+            with transaction() as session:
+                act(session)
+            counts.append(len(changes))
+    finally:
+        event.remove(get_engine(), "before_cursor_execute", seen)
+    assert counts == [1, 2, 3, 4, 5]
+    assert [seq for seq, _ in story(held.job_id)] == [1, 2, 3, 4, 5]
+
+
+def test_a_heartbeat_writes_to_no_index() -> None:
+    changed = {"lease_expires_at"}
+    for index in Job.__table__.indexes:
+        assert not changed & {column.name for column in index.columns}, index.name

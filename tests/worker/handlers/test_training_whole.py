@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import REPOSITORY
+from app.settings import REPOSITORY, get_settings
 from worker.runner import run_next
 
 PICTURES = sorted((REPOSITORY / "examples" / "ink-style").glob("*.png"))
@@ -63,3 +63,21 @@ def test_a_class_is_kept_and_a_lora_gone_on_from(client, whole):
     assert best["validation_loss"] != pytest.approx(validation(first)[0], rel=1e-4)
     # The same pictures and noise are held out, so it begins where the other was best.
     assert validation(second)[0] == pytest.approx(best["validation_loss"], rel=1e-4)
+
+
+def test_two_processes_train_one_job_together(client, whole, monkeypatch):
+    monkeypatch.setenv("LORAWRIGHT_TRAINING_PROCESSES", "2")
+    get_settings.cache_clear()
+    try:
+        dataset, train = whole
+        ended = train(dataset(PICTURES[:20], "inkstyle"))
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    assert ended["status"] == "succeeded", ended["error"]
+    rows = client.get(f"/v1/trainings/{ended['id']}/metrics?limit=1000").json()["data"]
+    # Each takes four of the 18 pictures at a time: three steps of an epoch instead of five.
+    assert [row["step"] for row in rows] == list(range(7))
+    assert ended["progress"]["step"] == ended["progress"]["total_steps"] == 6
+    lora = client.get(f"/v1/loras/{ended['lora']}").json()
+    assert lora["training"] == ended["id"]
