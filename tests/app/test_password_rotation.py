@@ -26,7 +26,7 @@ def run(*statements: str) -> None:
 def documented() -> list[str]:
     """The statements of the page, for our roles."""
     page = (REPOSITORY / "docs" / "operations.md").read_text()
-    [block] = re.findall(r"```sql\n(.*?)```", page, re.S)
+    [block] = re.findall(r"```text\n(CREATE ROLE.*?)```", page, re.S)
     lines = [line for line in block.splitlines() if not line.startswith("--")]
     told = "\n".join(lines).replace("lorawright_2", SECOND)
     return [
