@@ -269,7 +269,6 @@ def test_a_machine_that_was_cut_off_publishes_nothing_when_it_is_back(site: Site
     for name, worker in site.workers.items():
         if not worker.is_alive():
             site.start(name)
-            worker.wait_ready()
     job_id = site.train()
     cut_off = site.holder_with_state(job_id)
     other = next(name for name in site.names if name != cut_off)
