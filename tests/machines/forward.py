@@ -55,7 +55,8 @@ class Forward:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             _notice_when_gone(answers.get_extra_info("socket"))
-            with suppress(OSError):
+            # Cancelled where clients are still connected at the end, which is nobody's news.
+            with suppress(OSError, asyncio.CancelledError):
                 server, requests = await asyncio.open_connection("127.0.0.1", port)
                 try:
                     # Whichever side ends, both do.
