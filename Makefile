@@ -17,7 +17,7 @@ SUPPLY := $(VENV)/supply-chain/bin
 REPLAY := $(AS_ROOT) $(BIN)/python tools/replay_image.py
 VAR := /var/lib/lorawright
 
-.PHONY: help demo up test test-external faults upgrade-test lint format clean check-python
+.PHONY: help demo up test test-external faults machines upgrade-test lint format clean check-python
 .PHONY: image-api image-worker images dockerfiles locks audit sbom
 
 help: ## Show this list
@@ -27,6 +27,7 @@ help: ## Show this list
 	@echo "make test-external"
 	@echo "             the tests that use servers, over Debian's Postgres and Redis and moto's S3"
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
+	@echo "make machines  two workers in network namespaces: one dies or is cut off; needs root"
 	@echo "make upgrade-test  roll over from the last release, with the processes of both"
 	@echo "make lint    the same without the tests"
 	@echo "make format  put the code in its usual form"
@@ -47,7 +48,7 @@ up: $(STAMPS)/run
 # Two at a time, each with servers of its own; what kills servers and measures stops runs alone.
 test: lint $(STAMPS)/generator
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
-	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/faults
+	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/faults --ignore tests/machines
 	$(BIN)/pytest tests/faults
 
 # What uses no server is the same over any, and tests/faults breaks servers of its own.
@@ -59,6 +60,9 @@ test-external: $(STAMPS)/generator $(STAMPS)/test
 
 faults: $(STAMPS)/test
 	$(BIN)/python -m tests.faults
+
+machines: $(STAMPS)/test
+	$(BIN)/pytest tests/machines
 
 upgrade-test: $(STAMPS)/test
 	$(BIN)/python -m tests.upgrade

@@ -37,7 +37,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/loras/{lora_id}": {"json": {"name": "mine now"}},
 }
 # Tables whose rows are no account's.
-SHARED = {"workers"}
+SHARED = {"workers", "job_totals", "sweeper"}
 
 Ids = dict[str, str]
 

@@ -102,7 +102,7 @@ def test_the_commands_of_the_page_fill_in_the_secrets(tmp_path: Path) -> None:
 def test_the_second_gpu_of_the_page_is_a_worker_on_another_card(tmp_path: Path) -> None:
     assert config(tmp_path, GIVEN).returncode == 0
     file = tmp_path / "docker-compose.yml"
-    (second,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (second,) = re.findall(r"```text\n(  worker-gpu-1:.*?)```", PAGE, re.S)
     file.write_text(file.read_text().replace("\nnetworks:\n", f"\n{second}\nnetworks:\n"))
     told = run_config(tmp_path)
     assert told.returncode == 0, told.stderr
