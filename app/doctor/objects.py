@@ -19,7 +19,7 @@ from app.storage import ObjectStore, StoredObject, get_store
 
 # Requests to storage at the same time; its client keeps twice as many connections.
 THREADS = 16
-TODO = (
+WHAT_TO_DO = (
     "put it back from the bucket's backup or an older version of it; or else delete what shows it "
     "(docs/keeping.md)"
 )
@@ -60,18 +60,18 @@ def _look(store: ObjectStore, named: Named, *, hashes: bool) -> Finding | None:
     key, who = named.object_key, named.shown_by
     size = store.size(key)
     if size is None:
-        return problem("objects.missing", f"{key} is missing: {who}", TODO, key)
+        return problem("objects.missing", f"{key} is missing: {who}", WHAT_TO_DO, key)
     if named.bytes is not None and size != named.bytes:
         text = f"{key} has {size} bytes, not {named.bytes}: {who}"
-        return problem("objects.size", text, TODO, key)
+        return problem("objects.size", text, WHAT_TO_DO, key)
     if hashes and named.sha256 is not None:
         try:
             found = store.sha256(key)
         except NotFound:
-            return problem("objects.missing", f"{key} is missing: {who}", TODO, key)
+            return problem("objects.missing", f"{key} is missing: {who}", WHAT_TO_DO, key)
         if found != named.sha256:
             text = f"{key} has the SHA-256 {found}, not {named.sha256}: {who}"
-            return problem("objects.hash", text, TODO, key)
+            return problem("objects.hash", text, WHAT_TO_DO, key)
     return None
 
 
