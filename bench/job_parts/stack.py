@@ -17,6 +17,7 @@ from app.cli.stack.child import Child, ChildSpec
 from app.cli.stack.ports import free_port
 from app.cli.stack.processes import process_environment
 from app.database import get_engine, transaction
+from app.logs import configure_logs
 from app.migrate import upgrade
 
 
@@ -43,6 +44,7 @@ def servers() -> Iterator[EmbeddedServers]:
             database._session_factory,
         ):
             cached.cache_clear()
+        configure_logs(settings.get_settings().log_level)
         upgrade(settings.get_settings().database_url)
         (running.data_dir / "logs").mkdir(exist_ok=True)
         yield running
