@@ -37,7 +37,7 @@ class Block:
     @property
     def place(self) -> str:
         """Where it is, as editors understand it."""
-        return f"{self.page.relative_to(REPOSITORY)}:{self.line}"
+        return f"{named(self.page)}:{self.line}"
 
     @property
     def not_run(self) -> bool:
@@ -56,6 +56,11 @@ def all_pages() -> list[Path]:
         REPOSITORY / "README.md",
         *sorted(page for folder in folders for page in folder.rglob("*.md")),
     ]
+
+
+def named(page: Path) -> str:
+    """What a page is called: its path from the repository's root."""
+    return str(page.relative_to(REPOSITORY))
 
 
 def blocks_of(page: Path) -> list[Block]:
