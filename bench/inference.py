@@ -8,8 +8,6 @@ are compared too, so that none is fast by drawing something else.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from PIL import Image
 
 from bench.diffusers_peer import Peer
 from bench.lora_files import make_files
+from bench.machine import processor
 from bench.settings import BASE
 from worker.ml.base_models.device import choose_policy
 from worker.ml.inference.bank import BankedLora
@@ -62,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lorawright-bench-") as folder:
         report = measure(Path(folder), args)
     report["machine"] = {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": args.threads,
         "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
     }
@@ -315,13 +314,6 @@ def _arguments(told: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
     return parser.parse_args(told)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import statistics
 import time
@@ -27,6 +26,7 @@ from app.database import get_engine, new_id, transaction
 from app.jobs import claiming, events, lifecycle
 from app.jobs import service as jobs
 from app.jobs.models import Job
+from bench import machine
 from bench.job_parts import filling, http_load, stack
 
 REQUEST = {"prompt": "a red apple", "width": 64, "height": 64, "steps": 4}
@@ -38,9 +38,7 @@ def main() -> None:
     """Measure and print."""
     args = _arguments()
     found: dict[str, Any] = {
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
+        **machine.described(),
     }
     with stack.servers() as running:
         found["submissions"] = submissions(running, args.seconds)
@@ -321,13 +319,6 @@ def _tell_claims(found: dict[str, Any]) -> None:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def _arguments() -> argparse.Namespace:

@@ -9,8 +9,6 @@ jobs, as the service does, in statements that every revision understands.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import threading
 import time
@@ -27,6 +25,7 @@ from alembic.script import ScriptDirectory
 from app.cli.stack.ports import free_port
 from app.cli.stack.postgres import database_url, ensure_database, postgres_child
 from app.migrate import alembic_config
+from bench import machine
 
 FILLED_AT = "0002"
 AIM_SECONDS = 1.0
@@ -122,9 +121,7 @@ def main() -> None:
     """Measure and print."""
     args = _arguments()
     found: dict[str, Any] = {
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
+        **machine.described(),
         "jobs": args.jobs,
         "migrations": {},
     }
@@ -279,13 +276,6 @@ def _database() -> Iterator[tuple[str, str]]:
             yield url, url.replace("+psycopg", "", 1)
         finally:
             server.stop()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,7 +11,6 @@ that jumps (`job_parts/virtual.py`). What is multiplied says so.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import Claim
 from app.workers import service as workers
 from app.workers.service import Report
+from bench import machine
 from bench.job_parts import filling, metering, sleepers, stack
 from bench.job_parts.virtual import Simulation
 
@@ -44,9 +44,7 @@ def main() -> None:
     """Measure and print."""
     args = _arguments()
     found: dict[str, Any] = {
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
+        **machine.described(),
         "waiting": args.jobs,
         "flood": args.flood,
         "accounts": args.accounts,
@@ -319,13 +317,6 @@ def _ms(seconds: float) -> str:
 def _version() -> str:
     with get_engine().connect() as connection:
         return str(connection.scalar(text("SHOW server_version")))
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def _counts(told: str) -> list[int]:

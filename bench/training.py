@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import psutil
 
+from bench.machine import processor
 from bench.settings import REPOSITORY, Settings, example_pictures
 
 WARM_UP = 10
@@ -172,7 +173,7 @@ def _report(
             "threads": args.threads,
             "rounds": args.rounds,
         },
-        "machine": {"cpu": _cpu(), "python": platform.python_version()}
+        "machine": {"cpu": processor(), "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")},
         "results": medians,
         # Ours over each other, by the clock and by the processor's time.
@@ -221,13 +222,6 @@ def _chosen_precision() -> Literal["bf16", "no"]:
     from worker.ml.training.memory.plan import cpu_computes_bfloat16
 
     return "bf16" if cpu_computes_bfloat16() else "no"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _arguments() -> argparse.Namespace:
