@@ -38,7 +38,8 @@ class ChildSpec:
     command: list[str]
     environment: Mapping[str, str]
     ready: Callable[[], bool]
-    ready_seconds: float = 30.0
+    # One that has ended is noticed at once; this is for a machine that is busy with much else.
+    ready_seconds: float = 90.0
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     user: tuple[int, int] | None = None
