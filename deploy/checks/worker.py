@@ -1,7 +1,7 @@
 """What a worker's image must be, asked from within it: run by tools/replay_image.py.
 
-It imports all that jobs need, and draws a picture with the small base model on whatever device
-there is. No server is asked.
+It imports all that jobs need, and draws a picture with the small base model, on a GPU if there is
+one. No server is asked.
 """
 
 import os
@@ -55,22 +55,23 @@ def main() -> None:
 
 
 def _draw() -> list[str]:
-    """One picture of the small base model."""
-    import torch
-    from diffusers import StableDiffusionXLPipeline
+    """One picture of the small base model, as a job draws it."""
+    from worker.ml.base_models.device import choose_policy
+    from worker.ml.inference.generate import generate
+    from worker.ml.inference.pipelines import open_pipeline
+    from worker.ml.inference.spec import BaseModelSpec, GenerationSpec
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = StableDiffusionXLPipeline.from_pretrained("assets/emoji-64").to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        "red apple",
-        num_inference_steps=4,
-        height=64,
-        width=64,
-        generator=torch.Generator().manual_seed(1),
-    ).images[0]
+    base = BaseModelSpec(
+        id="emoji-64", location="assets/emoji-64", architecture="emoji-64", vae_scale_factor=4
+    )
+    spec = GenerationSpec(
+        prompt="red apple", width=64, height=64, steps=4, seeds=(1,), base_model=base
+    )
+    policy = choose_policy()
+    outcome = generate(open_pipeline(base, policy), spec, lambda *_: None, lambda: False)
+    drawn = outcome.images[0].image
     colours = len(drawn.getcolors(64 * 64))
-    print(f"a picture of {drawn.width} × {drawn.height} px, {colours} colours, drawn on {device}")
+    print(f"a picture of {drawn.width} × {drawn.height} px, {colours} colours, on {policy.device}")
     return [] if colours > 100 else ["the picture is all but empty"]
 
 
