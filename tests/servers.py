@@ -7,6 +7,7 @@ each test process derives names of its own from these.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import kombu.pools
 import psycopg
 import redis
 from psycopg import sql
-from sqlalchemy import make_url, text
+from sqlalchemy import QueuePool, make_url, text
 
 from app import broker, database, settings, storage
 from app.cli.embedded import EmbeddedServers
@@ -26,6 +27,7 @@ from app.jobs import pace
 from app.tables import metadata
 
 BUCKET = "LORAWRIGHT_S3_BUCKET"
+GIVEN_BACK_SECONDS = 5.0
 DATABASE_ENDS, BUCKET_ENDS = "_test", "-test"
 
 
@@ -178,7 +180,7 @@ def using(servers: EmbeddedServers) -> Iterator[None]:
 def _forget() -> None:
     """Let go of everything that was made for other servers."""
     if get_engine.cache_info().currsize:
-        get_engine().dispose()
+        close_connections()
     if broker.get_redis.cache_info().currsize:
         broker.get_redis().close()
     for cached in (settings.get_settings, broker.get_redis, storage.get_store, get_engine):
@@ -188,6 +190,19 @@ def _forget() -> None:
     # As after a fork: Celery has no other word for "connect anew, and to where you are told now".
     kombu.pools.reset()
     broker.celery_app._after_fork()
+
+
+def close_connections() -> None:
+    """Close those to Postgres, once a thread that a test has left behind has given its own back.
+
+    One that comes back later comes to a pool that nobody closes, and is complained of by whichever
+    test is running when it is collected.
+    """
+    ends = time.monotonic() + GIVEN_BACK_SECONDS
+    pool = get_engine().pool
+    while isinstance(pool, QueuePool) and pool.checkedout() and time.monotonic() < ends:
+        time.sleep(0.01)
+    get_engine().dispose()
 
 
 def empty() -> None:

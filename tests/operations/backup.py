@@ -12,6 +12,7 @@ from app.broker import get_redis
 from app.database import get_engine
 from app.settings import get_settings
 from app.storage import get_store
+from tests.servers import close_connections
 
 
 def program(name: str) -> str:
@@ -44,7 +45,7 @@ def copy_bucket(folder: Path) -> Path:
 
 def wipe() -> None:
     """Forget everything: the database's tables, the bucket's objects, and Redis."""
-    get_engine().dispose()
+    close_connections()
     with get_engine().begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
