@@ -213,3 +213,21 @@ def road(service: Service) -> Road:
     )
     training = service.succeed(f"/v1/trainings/{training['id']}")
     return Road(dataset, captioning, training, training["lora"])
+
+
+@dataclass
+class Short:
+    """A dataset, and a LoRA of a few steps for those who do not look at what it has learnt."""
+
+    dataset: str
+    lora: str
+
+
+@pytest.fixture(scope="package")
+def short(service: Service) -> Short:
+    """The ink style with the captions that it comes with, trained for a moment."""
+    dataset = service.upload_example("ink-style", "inkstyle")
+    training = service.post(
+        "/v1/trainings", {"dataset": dataset, "name": "sketch", "params": {"max_steps": 10}}
+    )
+    return Short(dataset, service.succeed(f"/v1/trainings/{training['id']}")["lora"])

@@ -66,7 +66,7 @@ def test_a_picture_comes_as_an_address_unless_asked_otherwise(openai_client):
     assert picture.size == (64, 64)
 
 
-def test_a_lora_is_a_model(openai_client, road):
+def test_a_lora_is_a_model(openai_client, short):
     def drawn(model: str) -> bytes:
         answer = openai_client.images.generate(
             model=model,
@@ -76,10 +76,10 @@ def test_a_lora_is_a_model(openai_client, road):
         )
         return base64.b64decode(answer.data[0].b64_json)
 
-    assert drawn(road.lora) == drawn("ink:1.0")
-    assert drawn(f"{road.lora}:0.3") != drawn(road.lora)
+    assert drawn(short.lora) == drawn("sketch:1.0")
+    assert drawn(f"{short.lora}:0.3") != drawn(short.lora)
     listed = {model.id for model in openai_client.models.list()}
-    assert {"emoji-64", road.lora} <= listed
+    assert {"emoji-64", short.lora} <= listed
 
 
 @pytest.mark.parametrize(

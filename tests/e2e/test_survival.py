@@ -9,16 +9,16 @@ import psutil
 
 from app.database import transaction
 from app.trainings.models import Training
-from tests.e2e.conftest import Road, Service
+from tests.e2e.conftest import Service, Short
 
 STEPS = 90
 
 
-def start_training(service: Service, road: Road, **params) -> str:
+def start_training(service: Service, short: Short, **params) -> str:
     training = service.post(
         "/v1/trainings",
         {
-            "dataset": road.dataset,
+            "dataset": short.dataset,
             "name": "short",
             "params": {"seed": 5, "max_steps": STEPS, "rank": 4, **params},
         },
@@ -44,9 +44,9 @@ def checksum(service: Service, path: str) -> str:
 
 
 def test_a_canceled_training_ends_soon_and_a_retry_goes_on_from_its_state(
-    service: Service, road: Road
+    service: Service, short: Short
 ):
-    path = start_training(service, road)
+    path = start_training(service, short)
     service.wait(path, past_step(5))
     asked = time.monotonic()
     assert service.post(f"{path}/cancel")["status"] == "running"
@@ -62,10 +62,12 @@ def test_a_canceled_training_ends_soon_and_a_retry_goes_on_from_its_state(
     assert rows[-1]["step"] == STEPS
 
 
-def test_a_killed_worker_loses_no_training_and_the_bytes_are_the_same(service: Service, road: Road):
-    undisturbed = start_training(service, road)
+def test_a_killed_worker_loses_no_training_and_the_bytes_are_the_same(
+    service: Service, short: Short
+):
+    undisturbed = start_training(service, short)
     service.succeed(undisturbed)
-    killed = start_training(service, road)
+    killed = start_training(service, short)
     service.wait(killed, past_step(5))
     ends = time.monotonic() + 60
     while not has_state(killed) and time.monotonic() < ends:
@@ -87,8 +89,8 @@ def test_a_killed_worker_loses_no_training_and_the_bytes_are_the_same(service: S
     assert steps == list(range(STEPS + 1))
 
 
-def test_a_stopped_worker_saves_its_training_and_gives_the_job_back(service: Service, road: Road):
-    path = start_training(service, road)
+def test_a_stopped_worker_saves_its_training_and_gives_the_job_back(service: Service, short: Short):
+    path = start_training(service, short)
     service.wait(path, past_step(5))
     asked = time.monotonic()
     service.worker.stop()
@@ -101,10 +103,10 @@ def test_a_stopped_worker_saves_its_training_and_gives_the_job_back(service: Ser
     assert job["error"] is None
 
 
-def test_a_canceled_generation_ends_and_publishes_nothing(service: Service, road: Road):
+def test_a_canceled_generation_ends_and_publishes_nothing(service: Service, short: Short):
     job = service.post(
         "/v1/generations",
-        {"prompt": "a fox", "steps": 150, "num_images": 8, "loras": [{"lora": road.lora}]},
+        {"prompt": "a fox", "steps": 150, "num_images": 8, "loras": [{"lora": short.lora}]},
     )
     path = f"/v1/generations/{job['id']}"
     service.wait(path, lambda job: job["status"] == "running")
