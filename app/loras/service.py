@@ -13,6 +13,9 @@ from app.retention.service import doom
 from app.settings import get_settings
 from app.trainings.models import Checkpoint, Training
 
+# Of an account's LoRAs, how many names an error for a name that nothing has tells.
+NAMES_TOLD = 5
+
 
 def publish(
     session: Session,
@@ -81,7 +84,10 @@ def find(session: Session, account_id: str, reference: str) -> Lora:
         select(Lora).where(Lora.account_id == account_id, Lora.name == reference).limit(2)
     ).all()
     if not found:
-        raise NotFound(f"No LoRA named {reference!r}")
+        newest = list_newest(session, account_id, limit=NAMES_TOLD, after=None)
+        names = ", ".join(repr(lora.name) for lora in newest)
+        told = f"the newest are {names}" if names else "there is none yet"
+        raise NotFound(f"No LoRA named {reference!r}; {told}")
     if len(found) > 1:
         raise Conflict(f"Several LoRAs are named {reference!r}; use an id")
     return found[0]

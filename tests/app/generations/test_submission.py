@@ -120,6 +120,19 @@ def test_an_unknown_lora_is_a_404(client):
     assert submit(client, loras=[{"lora": "lora_none"}]).status_code == 404
 
 
+def test_a_name_that_no_lora_has_is_answered_with_those_that_there_are(client):
+    def told() -> str:
+        answer = submit(client, loras=[{"lora": "ink"}])
+        assert answer.status_code == 404
+        return str(answer.json()["detail"])
+
+    assert told() == "No LoRA named 'ink'; there is none yet"
+    for number in range(6):
+        make_lora(f"ink {number}")
+    newest = "'ink 5', 'ink 4', 'ink 3', 'ink 2', 'ink 1'"
+    assert told() == f"No LoRA named 'ink'; the newest are {newest}"
+
+
 def test_a_weight_for_a_block_that_is_not_there_is_refused(client):
     lora = make_lora("ink")
     for block, status in (("unet.up_blocks.1", 201), ("unet.nope", 422), ("unet.up_block", 422)):
