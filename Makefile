@@ -6,6 +6,9 @@ PORT ?= 8000
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# What breaks servers or machines runs alone.
+IN_PARALLEL := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+  --ignore tests/faults --ignore tests/machines
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A file newer than all that it was made from says that a step need not be done again.
 STAMPS := $(VENV)/stamps
@@ -17,14 +20,14 @@ SUPPLY := $(VENV)/supply-chain/bin
 REPLAY := $(AS_ROOT) $(BIN)/python tools/replay_image.py
 VAR := /var/lib/lorawright
 
-.PHONY: help demo up test test-docs test-external faults machines upgrade-test lint format clean check-python
+.PHONY: help demo up test test-long test-external faults machines upgrade-test lint format clean check-python
 .PHONY: image-api image-worker images dockerfiles locks audit sbom
 
 help: ## Show this list
 	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
 	@echo "make up      start the whole stack until Ctrl-C"
 	@echo "make test    lint, types, import rules and the tests, but for those of the next five"
-	@echo "make test-docs  give every command of every page of the docs"
+	@echo "make test-long  the longest tests: every command of the docs, benchmarks at toy size, a restore"
 	@echo "make test-external"
 	@echo "             the tests that use servers, over Debian's Postgres and Redis and moto's S3"
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
@@ -49,21 +52,18 @@ up: $(STAMPS)/run
 # Two at a time, each with servers of its own; what kills servers and measures stops runs alone.
 test: lint $(STAMPS)/generator
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
-	  $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/faults --ignore tests/machines \
-	  --ignore tests/docs/test_pages.py
+	  $(BIN)/pytest -m "not long" $(IN_PARALLEL)
 	$(BIN)/pytest tests/faults
 
-# Trainings on nearly every page, over one stack: as long as half of the other tests.
-test-docs: $(STAMPS)/test
-	$(BIN)/pytest tests/docs/test_pages.py
+test-long: $(STAMPS)/test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BIN)/pytest -m long $(IN_PARALLEL)
 
 # What uses no server is the same over any, and tests/faults breaks servers of its own.
 test-external: $(STAMPS)/generator $(STAMPS)/test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	  $(BIN)/python -m tools.with_external_servers \
-	  $(BIN)/pytest --only-with-servers --numprocesses $(JOBS) --dist loadfile \
-	  --no-loadscope-reorder --ignore tests/faults --ignore tests/machines \
-	  --ignore tests/docs/test_pages.py
+	  $(BIN)/pytest --only-with-servers $(IN_PARALLEL)
 
 faults: $(STAMPS)/test
 	$(BIN)/python -m tests.faults

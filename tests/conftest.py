@@ -22,6 +22,7 @@ PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 
 # What takes longest begins first, or one process would end long after the other.
 LONG_FIRST = (
+    "tests/docs/test_pages.py",
     "tests/e2e/",
     "tests/browser/",
     "tests/worker/ml/training/test_kill.py",
@@ -29,13 +30,28 @@ LONG_FIRST = (
     "tests/bench/",
 )
 
+# Half of all tests' time is in these few, and they break seldom: `make test-long`.
+LONG = (
+    "tests/bench/",
+    "tests/docs/test_pages.py",
+    "tests/operations/",
+    "tests/worker/ml/training/data/test_prepare_memory.py",
+    "tests/worker/ml/training/test_kill.py",
+    "tests/worker/ml/training/test_parallel.py",
+)
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest; a file's tests stay together, and so does what one goes on from."""
     if config.getoption("--only-with-servers"):
         without = [item for item in items if "servers" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in set(without)]
+
+    for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker("long")
 
     def turn(item: pytest.Item) -> int:
         places = [n for n, path in enumerate(LONG_FIRST) if item.nodeid.startswith(path)]
@@ -59,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "own_servers: it stops a server, so it has embedded ones, wherever the others' are",
     )
+    config.addinivalue_line("markers", "long: `make test` leaves it to `make test-long`")
     if PROCESS is not None:
         return  # The process that started this one has looked.
     processes = [f"gw{n}" for n in range(len(config.getoption("tx", None) or []))]

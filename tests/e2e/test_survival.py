@@ -20,7 +20,7 @@ def start_training(service: Service, short: Short, **params) -> str:
         {
             "dataset": short.dataset,
             "name": "short",
-            "params": {"seed": 5, "max_steps": STEPS, "rank": 4, **params},
+            "params": {"seed": 5, "max_steps": STEPS, "rank": 4, "batch_size": 8, **params},
         },
     )
     return f"/v1/trainings/{training['id']}"
