@@ -16,9 +16,11 @@ from app.cli.stack.servers import REDIS_URL
 from app.database import transaction
 from app.migrate import upgrade
 from tests import servers as servers_for_tests
+from tests.servers import BUCKET
 
 # What pytest-xdist calls this process: gw0, gw1, …; None where it is the only one.
 PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
+USUAL_BUCKET = "lorawright"
 
 # What takes longest begins first, or one process would end long after the other.
 LONG_FIRST = (
@@ -112,7 +114,8 @@ def embedded_servers(servers: EmbeddedServers) -> Iterator[EmbeddedServers]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="lorawright-tests-") as folder,
-        EmbeddedServers(Path(folder)) as running,
+        # The usual bucket: the variables may name one on the others' server.
+        EmbeddedServers(Path(folder), provided={BUCKET: USUAL_BUCKET}) as running,
     ):
         upgrade(running.settings().database_url)
         yield running

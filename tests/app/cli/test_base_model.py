@@ -114,8 +114,10 @@ def test_a_file_that_is_no_safetensors_is_refused(servers: EmbeddedServers, tmp_
     assert "No such file" in missing.stderr
 
 
+# A folder's stack has the bucket of its own server.
+@pytest.mark.own_servers
 def test_the_bucket_of_a_folders_stack_is_found_without_variables(
-    servers: EmbeddedServers, tmp_path: Path
+    clean: EmbeddedServers, tmp_path: Path
 ) -> None:
     file = checkpoint(tmp_path / "folder.safetensors", NAMES)
     told = {
@@ -126,7 +128,7 @@ def test_the_bucket_of_a_folders_stack_is_found_without_variables(
     made = subprocess.run(
         [
             *(sys.executable, "-m", "app.cli.main", "base-model", "add", str(file), "--id", "f"),
-            *("--data-dir", str(servers.data_dir)),
+            *("--data-dir", str(clean.data_dir)),
         ],
         env=told | {"COLUMNS": "80"},
         capture_output=True,

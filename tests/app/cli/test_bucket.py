@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from app.cli.embedded import EmbeddedServers
 from app.settings import Settings
 from app.storage import make_store
@@ -28,6 +30,8 @@ def test_a_missing_bucket_is_created_and_one_that_is_there_is_left_alone(
     make_store(Settings.model_validate(told)).put_bytes("key", b"held", "text/plain")
 
 
+# moto takes any key.
+@pytest.mark.own_servers
 def test_storage_that_refuses_is_told_in_words(clean: EmbeddedServers) -> None:
     refused = _create(clean, LORAWRIGHT_S3_SECRET_ACCESS_KEY="wrong")
     assert (refused.returncode, refused.stdout) == (1, "")
