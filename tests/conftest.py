@@ -32,7 +32,7 @@ LONG_FIRST = (
     "tests/bench/",
 )
 
-# Half of all tests' time is in these few, and they break seldom: `make test-long`.
+# Trainings on nearly every page, runs killed and begun again: for `make test-long`.
 LONG = (
     "tests/bench/",
     "tests/docs/test_pages.py",
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse servers that are not meant for tests, before anything touches them."""
     config.addinivalue_line(
         "markers",
-        "own_servers: it stops a server, so it has embedded ones, wherever the others' are",
+        "own_servers: it stops a server, or needs what not all do, so it has embedded ones",
     )
     config.addinivalue_line("markers", "long: `make test` leaves it to `make test-long`")
     if PROCESS is not None:

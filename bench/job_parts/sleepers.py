@@ -80,7 +80,6 @@ def _live(workers: int, seconds: float, job_seconds: float, results: Any) -> Non
     ends_at = time.perf_counter() + seconds
     # Celery binds a task when it is first used, and not for several threads at once.
     broker.celery_app.finalize()
-    tasks.work.name  # noqa: B018 (that is a use)
     threads = [Thread(target=_one, args=(ends_at, taken)) for _ in range(workers)]
     for thread in threads:
         thread.start()
