@@ -2,43 +2,26 @@
 
 import base64
 import io
-import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
-import uvicorn
 from PIL import Image
 
-from app.main import create_app
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")
 def openai_client(service) -> Iterator[openai.OpenAI]:
-    """The API on a free port; the service's worker draws."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(), host="127.0.0.1", port=port, log_level="warning", ws="none")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    ends = time.monotonic() + 30
-    while not server.started and time.monotonic() < ends:
-        time.sleep(0.05)
+    """The API in a process of its own; the service's worker draws."""
     key = service.client.headers["Authorization"].removeprefix("Bearer ")
-    try:
-        with openai.OpenAI(
-            api_key=key, base_url=f"http://127.0.0.1:{port}/v1", max_retries=0
-        ) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+    with (
+        serving() as address,
+        openai.OpenAI(api_key=key, base_url=f"{address}/v1", max_retries=0) as client,
+    ):
+        yield client
 
 
 def test_a_picture_comes_as_base64_in_the_asked_size_and_format(openai_client):
