@@ -16,6 +16,7 @@ from app.cli.stack.servers import REDIS_URL
 from app.database import transaction
 from app.migrate import upgrade
 from tests import servers as servers_for_tests
+from tests.api import api
 from tests.servers import BUCKET
 
 # What pytest-xdist calls this process: gw0, gw1, …; None where it is the only one.
@@ -135,13 +136,11 @@ def clean(request: pytest.FixtureRequest, servers: EmbeddedServers) -> Iterator[
 
 
 def _client_of_new_account(name: str) -> TestClient:
-    from app.main import create_app
-
     with transaction() as session:
         account = accounts.create_account(session, name)
         _, secret = keys.create_key(session, account.id, "test")
     return TestClient(
-        create_app(),
+        api(),
         headers={"Authorization": f"Bearer {secret}"},
         raise_server_exceptions=False,
         follow_redirects=False,

@@ -9,18 +9,17 @@ from app.accounts import keys
 from app.accounts import service as accounts
 from app.cli.embedded import EmbeddedServers
 from app.database import transaction
+from tests.api import api
 
 
 @pytest.fixture
 def operator(clean: EmbeddedServers) -> Iterator[TestClient]:  # noqa: ARG001 (order)
     """The API with the key of an account of the role admin."""
-    from app.main import create_app
-
     with transaction() as session:
         account = accounts.create_account(session, "operator", role="admin")
         _, secret = keys.create_key(session, account.id, "console", keys.ALL_SCOPES)
     headers = {"Authorization": f"Bearer {secret}"}
-    with TestClient(create_app(), headers=headers, raise_server_exceptions=False) as opened:
+    with TestClient(api(), headers=headers, raise_server_exceptions=False) as opened:
         yield opened
 
 
