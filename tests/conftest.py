@@ -37,6 +37,7 @@ LONG_FIRST = (
 LONG = (
     "tests/bench/",
     "tests/docs/test_pages.py",
+    "tests/e2e/test_survival.py",
     "tests/operations/",
     "tests/worker/ml/training/data/test_prepare_memory.py",
     "tests/worker/ml/training/test_kill.py",

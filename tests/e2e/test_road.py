@@ -21,7 +21,11 @@ SUBJECTS = json.loads((EXAMPLES / "holdout_prompts.json").read_text())["prompts"
 
 def draw(service: Service, **request) -> list[Image.Image]:
     job = service.post("/v1/generations", request)
-    job = service.succeed(f"/v1/generations/{job['id']}")
+    return drawn(service, job["id"])
+
+
+def drawn(service: Service, job_id: str) -> list[Image.Image]:
+    job = service.succeed(f"/v1/generations/{job_id}")
     return [
         Image.open(io.BytesIO(httpx.get(image["url"]).raise_for_status().content))
         for image in job["images"]
@@ -101,18 +105,22 @@ def test_the_style_comes_with_the_lora_and_with_its_weight(service: Service, roa
     """Same prompts, trigger word included, same seeds: only the LoRA differs."""
     style_set = [Image.open(path) for path in sorted((EXAMPLES / "ink-style").glob("*.png"))]
     style = style_distance.mean_features(style_set)
-    drawn: dict[float, list[list[Image.Image]]] = {}
+    by_weight: dict[float, list[list[Image.Image]]] = {}
     for weight in (0.0, 0.5, 1.0):
         loras = [{"lora": road.lora, "weight": weight}] if weight else []
-        by_subject = [
+        # All at once, so that the worker may draw many as one batch.
+        jobs = [
             [
-                draw(service, prompt=f"{subject}, inkstyle", loras=loras, seed=seed)[0]
-                for seed in SEEDS
+                service.post(
+                    "/v1/generations",
+                    {"prompt": f"{subject}, inkstyle", "loras": loras, "seed": seed},
+                )["id"]
+                for subject in SUBJECTS
             ]
-            for subject in SUBJECTS
+            for seed in SEEDS
         ]
-        drawn[weight] = [[row[n] for row in by_subject] for n in range(len(SEEDS))]
-    unit = style_distance.spread([image for row in drawn[0.0] for image in row])
+        by_weight[weight] = [[drawn(service, job)[0] for job in row] for row in jobs]
+    unit = style_distance.spread([image for row in by_weight[0.0] for image in row])
     found = {
         weight: np.array(
             [
@@ -120,7 +128,7 @@ def test_the_style_comes_with_the_lora_and_with_its_weight(service: Service, roa
                 for row in rows
             ]
         )
-        for weight, rows in drawn.items()
+        for weight, rows in by_weight.items()
     }
     means = {weight: float(values.mean()) for weight, values in found.items()}
     print({w: (round(m, 3), found[w].round(3).tolist()) for w, m in means.items()})
