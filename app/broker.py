@@ -105,10 +105,14 @@ def job_channel(job_id: str) -> str:
     return f"lorawright:job:{job_id}"
 
 
-def announce(job_id: str) -> None:
-    """Tell whoever follows a job to look at Postgres now."""
+# What is whispered of a worker's own report (progress, metrics, …): streams look, it need not.
+REPORT = "report"
+
+
+def announce(job_id: str, *, is_report: bool = False) -> None:
+    """Tell whoever follows a job to look at Postgres now; its worker, unless it is a report."""
     try:
-        get_redis().publish(job_channel(job_id), "")
+        get_redis().publish(job_channel(job_id), REPORT if is_report else "")
     except redis.RedisError as error:
         log.warning("news of %s not announced: %s", job_id, error)
 
@@ -123,9 +127,15 @@ def deliver_after_commit(session: Session) -> None:
     _pending(session, "deliver").add("")
 
 
-def announce_after_commit(session: Session, job_id: str) -> None:
-    """Announce a job's news once the session's transaction has committed."""
+def announce_after_commit(session: Session, job_id: str, *, is_report: bool = False) -> None:
+    """Announce a job's news once the session's transaction has committed.
+
+    Args:
+        is_report: its worker has nothing to learn of it.
+    """
     _pending(session, "announce").add(job_id)
+    if not is_report:
+        _pending(session, "announce to worker").add(job_id)
 
 
 def _pending(session: Session, what: str) -> set[str]:
@@ -136,8 +146,9 @@ def _pending(session: Session, what: str) -> set[str]:
 def _send_pending(session: Session) -> None:
     for queue in session.info.pop("wake", ()):
         wake(queue)
+    to_worker = session.info.pop("announce to worker", ())
     for job_id in session.info.pop("announce", ()):
-        announce(job_id)
+        announce(job_id, is_report=job_id not in to_worker)
     if session.info.pop("deliver", None):
         wake_deliverer()
 
@@ -146,4 +157,5 @@ def _send_pending(session: Session) -> None:
 def _forget_pending(session: Session) -> None:
     session.info.pop("wake", None)
     session.info.pop("announce", None)
+    session.info.pop("announce to worker", None)
     session.info.pop("deliver", None)

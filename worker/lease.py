@@ -1,7 +1,8 @@
 """The heartbeat: a thread that keeps a claim alive and learns when the job must stop.
 
-It renews the lease on a fixed beat, and at once when Redis whispers that the job has news (a
-cancel). The handler asks `should_stop` between steps; it never asks the database itself.
+It renews the lease on a fixed beat, when the job's deadline passes, and at once when Redis whispers
+that the job has news (a cancel). The handler asks `should_stop` between steps; it never asks the
+database itself.
 """
 
 import logging
@@ -17,7 +18,7 @@ import structlog
 from redis.client import PubSub
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.broker import get_redis, job_channel
+from app.broker import REPORT, get_redis, job_channel
 from app.database import transaction
 from app.errors import LeaseLost
 from app.jobs import lifecycle
@@ -53,6 +54,8 @@ class Lease:
         self.claim = claim
         self._on_overdue = on_overdue
         self._reason: StopReason | None = None
+        # When the deadline will have passed, and one more heartbeat is due.
+        self._ask_at = float("inf")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -99,7 +102,7 @@ class Lease:
         asked = False
         try:
             while not self._ended.is_set() and self._reason != "lost":
-                news = self._wait(ears) or not asked
+                news = self._wait(ears) or not asked or time.monotonic() >= self._ask_at
                 asked = True
                 if self._ended.is_set():
                     return
@@ -144,8 +147,12 @@ class Lease:
             return False
         if self._reason is None and orders.cancel_requested:
             self._reason = "canceled"
-        elif self._reason is None and orders.deadline_passed:
-            self._reason = "deadline"
+        elif self._reason is None and orders.seconds_left is not None:
+            if orders.seconds_left <= 0:
+                self._reason = "deadline"
+            self._ask_at = time.monotonic() + orders.seconds_left
+        if self._reason is not None:
+            self._ask_at = float("inf")
         return True
 
     def _listen(self) -> PubSub | None:
@@ -158,10 +165,11 @@ class Lease:
         return ears
 
     def _wait(self, ears: PubSub | None) -> bool:
-        """Rest for a tick; whether the job has news."""
+        """Rest for a tick; whether the job has news that are not this worker's own reports."""
         if ears is not None:
             try:
-                return ears.get_message(timeout=TICK_SECONDS) is not None
+                message = ears.get_message(timeout=TICK_SECONDS)
+                return message is not None and message["data"] != REPORT
             except (redis.RedisError, OSError):
                 # redis-py reconnects and subscribes again on a later call.
                 pass

@@ -228,7 +228,7 @@ def _take(
     ).one_or_none()
     if row is None:
         return None
-    events.announce(session, row.id, row.is_watched)
+    events.announce(session, row.id, "status", row.is_watched)
     return Claim(
         row.id,
         row.kind,

@@ -74,12 +74,13 @@ def add(
     """Add the event whose number this transaction's UPDATE of the job has returned."""
     told = {"job_id": job_id, "seq": seq, "type": type_, "payload": payload}
     session.execute(_ADD, told)
-    announce(session, job_id, is_watched)
+    announce(session, job_id, type_, is_watched)
 
 
-def announce(session: Session, job_id: str, is_watched: bool) -> None:
+def announce(session: Session, job_id: str, type_: EventType, is_watched: bool) -> None:
     """Tell of an event that this transaction has added, once it is committed."""
-    announce_after_commit(session, job_id)
+    # All but the status is a worker's own word, for which it need not look at Postgres itself.
+    announce_after_commit(session, job_id, is_report=type_ != "status")
     if is_watched:
         outbox.put(session, job_id)
 

@@ -58,10 +58,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a heartbeat brings back."""
+    """What a heartbeat brings back.
+
+    Attributes:
+        seconds_left: until the deadline, by the database's clock; None without one, less than 0
+            when it has passed.
+    """
 
     cancel_requested: bool
-    deadline_passed: bool
+    seconds_left: float | None
 
 
 def renew(session: Session, claim: Claim) -> Orders:
@@ -75,12 +80,12 @@ def renew(session: Session, claim: Claim) -> Orders:
         .values(lease_expires_at=from_now(get_settings().lease_seconds))
         .returning(
             Job.cancel_requested_at.is_not(None).label("cancel"),
-            func.coalesce(Job.deadline_at <= func.now(), False).label("late"),
+            func.extract("epoch", Job.deadline_at - func.now()).label("left"),
         )
     ).one_or_none()
     if row is None:
         raise LeaseLost(f"{claim.job_id} attempt {claim.attempt}")
-    return Orders(cancel_requested=row.cancel, deadline_passed=row.late)
+    return Orders(row.cancel, None if row.left is None else float(row.left))
 
 
 def hold(session: Session, claim: Claim) -> None:

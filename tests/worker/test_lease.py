@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.database import transaction
-from app.jobs import claiming
+from app.jobs import claiming, lifecycle
 from app.jobs.lifecycle import Claim
 from app.jobs.models import Job, JobEvent
 from app.settings import get_settings
@@ -48,6 +48,44 @@ def test_a_cancel_between_the_claim_and_the_first_listening_is_heard_at_once(cli
     with Lease(claim, stopped.set):
         # By the heartbeat alone it would be ten seconds.
         assert stopped.wait(5)
+
+
+def heartbeats(monkeypatch: pytest.MonkeyPatch) -> list[Claim]:
+    """Those of every lease, from now on."""
+    seen: list[Claim] = []
+    renew = lifecycle.renew
+
+    def counted(session: Any, claim: Claim) -> lifecycle.Orders:
+        seen.append(claim)
+        return renew(session, claim)
+
+    monkeypatch.setattr(lifecycle, "renew", counted)
+    return seen
+
+
+@pytest.mark.usefixtures("job")
+def test_a_workers_own_reports_ask_for_no_heartbeat(monkeypatch):
+    claim, seen = claimed(), heartbeats(monkeypatch)
+    with Lease(claim) as lease:
+        for step in range(20):
+            with transaction() as session:
+                lifecycle.report_progress(
+                    session, claim, fraction=step / 20, stage="denoise", step=step, total_steps=20
+                )
+            threading.Event().wait(0.02)
+        assert not lease.should_stop()
+    assert len(seen) <= 1, "the one of the begin"
+
+
+def test_a_deadline_is_heard_when_it_passes(client, monkeypatch):
+    client.post("/v1/generations", json={"prompt": "a fox", "deadline": 1.5})
+    claim, seen = claimed(), heartbeats(monkeypatch)
+    stopped = threading.Event()
+    with Lease(claim, stopped.set) as lease:
+        # By the heartbeat alone it would be ten seconds.
+        assert stopped.wait(5)
+        assert lease.stop_reason == "deadline"
+    assert len(seen) <= 3, "one at the begin, and when it has passed"
 
 
 def test_a_canceled_job_ends_though_its_handler_is_held_up(client, job, monkeypatch):
