@@ -27,7 +27,7 @@ help: ## Show this list
 	@echo "make demo    run the main job with real parts: pictures to LoRAs to demo/sheet.png"
 	@echo "make up      start the whole stack until Ctrl-C"
 	@echo "make test    lint, types, import rules and the tests, but for those of the next five"
-	@echo "make test-long  the longest tests: every command of the docs, benchmarks at toy size, a restore"
+	@echo "make test-long  the longest tests: every command of the docs, every way to train, a restore"
 	@echo "make test-external"
 	@echo "             the tests that use servers, over Debian's Postgres and Redis and moto's S3"
 	@echo "make faults  kill, freeze and cut off the service for half an hour: no job may be lost"
@@ -50,12 +50,12 @@ up: $(STAMPS)/run
 	$(BIN)/lorawright up --port $(PORT)
 
 # Two at a time, each with servers of its own; what kills servers and measures stops runs alone.
-test: lint $(STAMPS)/generator
+test: lint
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	  $(BIN)/pytest -m "not long" $(IN_PARALLEL)
 	$(BIN)/pytest tests/faults
 
-test-long: $(STAMPS)/test
+test-long: $(STAMPS)/generator $(STAMPS)/test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	  $(BIN)/pytest -m long $(IN_PARALLEL)
 

@@ -33,15 +33,18 @@ LONG_FIRST = (
     "tests/bench/",
 )
 
-# Trainings on nearly every page, runs killed and begun again: for `make test-long`.
+# Trainings by the dozen, runs killed and begun again: for `make test-long`.
 LONG = (
     "tests/bench/",
     "tests/docs/test_pages.py",
+    "tests/e2e/test_generated_client.py",
     "tests/e2e/test_survival.py",
     "tests/operations/",
+    "tests/worker/handlers/test_training_whole.py",
     "tests/worker/ml/training/data/test_prepare_memory.py",
     "tests/worker/ml/training/test_kill.py",
     "tests/worker/ml/training/test_parallel.py",
+    "tests/worker/ml/training/test_ways_to_train.py",
 )
 
 
