@@ -35,6 +35,8 @@ class _State:
 def configure_tracing(service: str, environ: Mapping[str, str] = os.environ) -> None:
     """Make spans from now on, if an endpoint is set.
 
+    For the whole process: an API that was made in it before is traced no more.
+
     Args:
         service: this process as traces name it, unless `OTEL_SERVICE_NAME` does.
     """

@@ -102,13 +102,13 @@ class Lease:
         asked = False
         try:
             while not self._ended.is_set() and self._reason != "lost":
-                news = self._wait(ears) or not asked or time.monotonic() >= self._ask_at
+                due = self._wait(ears) or not asked or time.monotonic() >= self._ask_at
                 asked = True
                 if self._ended.is_set():
                     return
                 if self._reason is None and hands_back():
                     self._reason = "draining"
-                if news or time.monotonic() - renewed >= settings.heartbeat_seconds:
+                if due or time.monotonic() - renewed >= settings.heartbeat_seconds:
                     ears = ears or self._listen()
                     if self._renew():
                         _count_renewal(time.monotonic() - renewed, lost=self.stop_reason == "lost")
@@ -145,14 +145,13 @@ class Lease:
             log.warning("lease of %s not renewed: %s", self.claim.job_id, error)
             metrics.RENEWALS.labels("failed").inc()
             return False
+        left = float("inf") if orders.seconds_left is None else orders.seconds_left
         if self._reason is None and orders.cancel_requested:
             self._reason = "canceled"
-        elif self._reason is None and orders.seconds_left is not None:
-            if orders.seconds_left <= 0:
-                self._reason = "deadline"
-            self._ask_at = time.monotonic() + orders.seconds_left
-        if self._reason is not None:
-            self._ask_at = float("inf")
+        elif self._reason is None and left <= 0:
+            self._reason = "deadline"
+        # Nothing is left to learn of a deadline for a job that is told to stop.
+        self._ask_at = time.monotonic() + left if self._reason is None else float("inf")
         return True
 
     def _listen(self) -> PubSub | None:
