@@ -6,8 +6,7 @@ account's line and only a few places ahead; and it may take more jobs that fit o
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,21 +63,20 @@ def claim(session: Session, queue: str, worker_id: str, held: Held = NOTHING) ->
     being_served: list[Line] = []
     empty: list[Line] = []
     claimed = None
+    locks = _Locks(session)
     for line in lines.fairest(session, queue):
-        with _only_if_taken(session) as attempt:
-            # One claim at a time for each account, or two could pass its limit together.
-            if not _try_lock(session, line.account_id):
-                being_served.append(line)
-                continue
-            claimed = attempt.claim = _take_from(session, line, worker_id, held)
+        # One claim at a time for each account, or two could pass its limit together.
+        if not locks.take_if_free(line.account_id):
+            being_served.append(line)
+            continue
+        claimed = _take_from(session, line, worker_id, held)
         if claimed is not None:
             break
         empty.append(line)
     while claimed is None and being_served:
         line = being_served.pop(0)
-        with _only_if_taken(session) as attempt:
-            session.execute(select(func.pg_advisory_xact_lock(_lock(line.account_id))))
-            claimed = attempt.claim = _take_from(session, line, worker_id, held)
+        locks.take(line.account_id)
+        claimed = _take_from(session, line, worker_id, held)
     # Last, when nothing is waited for any more: who waits for these lines waits for this claim.
     for line in empty:
         lines.close_if_empty(session, line)
@@ -153,23 +151,30 @@ def waiting_jobs(session: Session, queue: str, limit: int) -> list[str]:
     return found
 
 
-@dataclass
-class _Attempt:
-    claim: Claim | None = None
+class _Locks:
+    """One account's lock after another, the last of them held until the transaction ends.
 
+    Taking the next gives back the one before, of whose line nothing was taken: nobody waits
+    holding one.
+    """
 
-@contextmanager
-def _only_if_taken(session: Session) -> Iterator[_Attempt]:
-    """Gives an account's lock back where nothing was taken: nobody waits holding one."""
-    attempt = _Attempt()
-    savepoint = session.begin_nested()
-    try:
-        yield attempt
-    finally:
-        if attempt.claim is None:
-            savepoint.rollback()
-        else:
-            savepoint.commit()
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._give_back = "SAVEPOINT line"
+
+    def take_if_free(self, account_id: str) -> bool:
+        return bool(self._next(f"pg_try_advisory_xact_lock({_lock(account_id)})"))
+
+    def take(self, account_id: str) -> None:
+        self._next(f"pg_advisory_xact_lock({_lock(account_id)})")
+
+    def _next(self, call: str) -> Any:
+        # Two statements in one go, as a claim is mostly ways to Postgres and back.
+        with closing(self._session.connection().connection.cursor()) as cursor:
+            cursor.execute(f"{self._give_back}; SELECT {call}")
+            self._give_back = "ROLLBACK TO SAVEPOINT line"
+            cursor.nextset()
+            return cursor.fetchone()[0]
 
 
 def _take_from(session: Session, line: Line, worker_id: str, held: Held) -> Claim | None:
