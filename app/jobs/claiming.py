@@ -174,7 +174,7 @@ class _Locks:
             cursor.execute(f"{self._give_back}; SELECT {call}")
             self._give_back = "ROLLBACK TO SAVEPOINT line"
             cursor.nextset()
-            return cursor.fetchone()[0]
+            return cursor.fetchall()[0][0]
 
 
 def _take_from(session: Session, line: Line, worker_id: str, held: Held) -> Claim | None:
