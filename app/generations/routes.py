@@ -60,8 +60,7 @@ def create_generation(
     """Queue pictures from a prompt and up to five weighted LoRAs."""
     if dry_run:
         return JSONResponse(service.try_out(session, account.id, request).model_dump(mode="json"))
-    generation = service.submit(session, store, account.id, request, request_id)
-    return _read(session, jobs.get(session, account.id, generation.id))
+    return _read(session, service.submit(session, store, account.id, request, request_id))
 
 
 @router.post("/{job_id}/replay", status_code=201)
@@ -69,8 +68,7 @@ def replay_generation(
     job_id: str, account: GenerationsAccount, session: SessionDep, request_id: RequestId
 ) -> GenerationRead:
     """Make the same pictures again, as a new job."""
-    generation = service.replay(session, account.id, job_id, request_id)
-    return _read(session, jobs.get(session, account.id, generation.id))
+    return _read(session, service.replay(session, account.id, job_id, request_id))
 
 
 @router.get("")

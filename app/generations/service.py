@@ -27,7 +27,7 @@ def submit(
     account_id: str,
     request: GenerationCreate,
     request_id: str,
-) -> Generation:
+) -> Job:
     """Queue a generation with everything it needs frozen in its row.
 
     Raises:
@@ -52,7 +52,7 @@ def try_out(session: Session, account_id: str, request: GenerationCreate) -> Gen
     return forecast(session, account_id, freeze(session, None, account_id, request))
 
 
-def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
+def replay(session: Session, account_id: str, job_id: str, request_id: str) -> Job:
     """Queue the same pictures again: same seed, same files, whatever became of the LoRAs' rows.
 
     Raises:
@@ -66,7 +66,7 @@ def replay(session: Session, account_id: str, job_id: str, request_id: str) -> G
     return _again(session, account_id, job, request_id)
 
 
-def retry(session: Session, account_id: str, job_id: str, request_id: str) -> Generation:
+def retry(session: Session, account_id: str, job_id: str, request_id: str) -> Job:
     """Queue a failed or canceled generation again, as a new job.
 
     Raises:
@@ -80,7 +80,7 @@ def retry(session: Session, account_id: str, job_id: str, request_id: str) -> Ge
     return _again(session, account_id, job, request_id)
 
 
-def _again(session: Session, account_id: str, job: Job, request_id: str) -> Generation:
+def _again(session: Session, account_id: str, job: Job, request_id: str) -> Job:
     done = session.get_one(Generation, job.id)
     base_model = load_catalog(get_settings().catalog_path).base_model(done.base_model)
     if base_model is None:
@@ -100,9 +100,9 @@ def _queue(
     *,
     deadline_at: datetime | None = None,
     webhook_url: str | None = None,
-) -> Generation:
+) -> Job:
     job_id = new_id("gen")
-    jobs.submit(
+    job = jobs.submit(
         session,
         job_id=job_id,
         kind="generation",
@@ -126,7 +126,7 @@ def _queue(
     )
     session.add(generation)
     session.flush()
-    return generation
+    return job
 
 
 def images(session: Session, generation_id: str) -> list[GeneratedImage]:

@@ -1,6 +1,6 @@
 """A job's story: appended in the transaction that makes it true, replayed by streams."""
 
-from sqlalchemy import ColumnElement, exists, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, exists, false, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.broker import announce_after_commit
@@ -20,14 +20,22 @@ _IS_WATCHED: ColumnElement[bool] = or_(
 
 # Built once, and no object of the session: events are written more often than anything else.
 _ADD = insert(JobEvent.__table__)  # type: ignore[arg-type]  # a Table, though typed as FromClause
+_BEGIN = (
+    select(_IS_WATCHED)
+    .where(Job.id == bindparam("job_id"))
+    .add_cte(
+        _ADD.values({name: bindparam(name) for name in ("job_id", "seq", "type", "payload")}).cte(
+            "told"
+        )
+    )
+)
 
 
 def begin(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> None:
     """The first event of a job that this transaction has inserted with `event_seq` 1."""
-    session.add(JobEvent(job_id=job_id, seq=1, type=type_, payload=payload))
-    announce_after_commit(session, job_id)
-    if session.scalar(select(_IS_WATCHED).where(Job.id == job_id)):
-        outbox.put(session, job_id)
+    told = {"job_id": job_id, "seq": 1, "type": type_, "payload": payload}
+    is_watched = session.scalar(_BEGIN, told)
+    announce(session, job_id, type_, bool(is_watched))
 
 
 def append(session: Session, job_id: str, type_: EventType, payload: JsonObject) -> int:
