@@ -1,4 +1,6 @@
-"""What ours is measured beside: a bare Celery task, and a bare FastAPI route that inserts a row."""
+"""What ours is measured beside: a bare Celery task, a bare FastAPI route that inserts a row, and a
+bare queue in one table.
+"""
 
 import os
 import time
@@ -8,7 +10,7 @@ import redis
 from celery import Celery
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
-from sqlalchemy import Column, MetaData, String, Table, insert
+from sqlalchemy import Column, MetaData, String, Table, insert, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -66,3 +68,32 @@ def create_bare_app() -> FastAPI:
         return row
 
     return app
+
+
+_BARE_QUEUE = """
+    DROP TABLE IF EXISTS bench_queue;
+    CREATE TABLE bench_queue (id bigint PRIMARY KEY, status varchar(20) NOT NULL);
+    INSERT INTO bench_queue SELECT n, 'queued' FROM generate_series(1, :jobs) AS n;
+    CREATE INDEX ON bench_queue (id) WHERE status = 'queued';
+"""
+_TAKE_OLDEST = text("""
+    UPDATE bench_queue SET status = 'running'
+    WHERE id = (SELECT id FROM bench_queue WHERE status = 'queued' ORDER BY id LIMIT 1
+                FOR UPDATE SKIP LOCKED)
+    RETURNING id
+""")
+
+
+def fill_bare_queue(jobs: int) -> None:
+    """A queue that knows no accounts, limits, events or leases, with so many rows waiting."""
+    with get_engine().begin() as connection:
+        for statement in _BARE_QUEUE.strip().split(";")[:-1]:
+            connection.execute(text(statement), {"jobs": jobs} if ":jobs" in statement else {})
+    with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE bench_queue"))
+
+
+def claim_bare(session: Session) -> int:
+    """Take its oldest row."""
+    taken: int = session.scalar(_TAKE_OLDEST)
+    return taken
