@@ -1,4 +1,4 @@
-"""The job system beside a bare Celery task and a bare FastAPI insert, in one run.
+"""The job system beside a bare Celery task, insert and queue, in one run.
 
     python -m bench.jobs [--jobs N] [--accounts N] [--streams N] [--clients N] [--json FILE]
 
