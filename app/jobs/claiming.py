@@ -160,7 +160,7 @@ class _Locks:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._give_back = "SAVEPOINT line"
+        self._before = "SAVEPOINT line"
 
     def take_if_free(self, account_id: str) -> bool:
         return bool(self._next(f"pg_try_advisory_xact_lock({_lock(account_id)})"))
@@ -169,10 +169,11 @@ class _Locks:
         self._next(f"pg_advisory_xact_lock({_lock(account_id)})")
 
     def _next(self, call: str) -> Any:
-        # Two statements in one go, as a claim is mostly ways to Postgres and back.
+        # Two statements in one go, as a claim is mostly ways to Postgres and back; SQLAlchemy reads
+        # the answer of the first alone. A lost connection it notices at the rollback.
         with closing(self._session.connection().connection.cursor()) as cursor:
-            cursor.execute(f"{self._give_back}; SELECT {call}")
-            self._give_back = "ROLLBACK TO SAVEPOINT line"
+            cursor.execute(f"{self._before}; SELECT {call}")
+            self._before = "ROLLBACK TO SAVEPOINT line"
             cursor.nextset()
             return cursor.fetchall()[0][0]
 

@@ -70,12 +70,6 @@ def create_bare_app() -> FastAPI:
     return app
 
 
-_BARE_QUEUE = """
-    DROP TABLE IF EXISTS bench_queue;
-    CREATE TABLE bench_queue (id bigint PRIMARY KEY, status varchar(20) NOT NULL);
-    INSERT INTO bench_queue SELECT n, 'queued' FROM generate_series(1, :jobs) AS n;
-    CREATE INDEX ON bench_queue (id) WHERE status = 'queued';
-"""
 _TAKE_OLDEST = text("""
     UPDATE bench_queue SET status = 'running'
     WHERE id = (SELECT id FROM bench_queue WHERE status = 'queued' ORDER BY id LIMIT 1
@@ -87,8 +81,11 @@ _TAKE_OLDEST = text("""
 def fill_bare_queue(jobs: int) -> None:
     """A queue that knows no accounts, limits, events or leases, with so many rows waiting."""
     with get_engine().begin() as connection:
-        for statement in _BARE_QUEUE.strip().split(";")[:-1]:
-            connection.execute(text(statement), {"jobs": jobs} if ":jobs" in statement else {})
+        connection.execute(text("DROP TABLE IF EXISTS bench_queue"))
+        connection.execute(text("CREATE TABLE bench_queue (id bigint PRIMARY KEY, status text)"))
+        queued = "INSERT INTO bench_queue SELECT n, 'queued' FROM generate_series(1, :jobs) AS n"
+        connection.execute(text(queued), {"jobs": jobs})
+        connection.execute(text("CREATE INDEX ON bench_queue (id) WHERE status = 'queued'"))
     with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE bench_queue"))
 

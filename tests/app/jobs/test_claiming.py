@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from app.accounts import service as accounts
 from app.database import get_engine, new_id, transaction
@@ -225,3 +226,25 @@ def test_the_head_of_a_line_is_found_by_an_index() -> None:
         plan = "\n".join(connection.scalars(text(query), {"owner": owners[7]}))
     assert "Index Scan using ix_jobs_waiting" in plan, plan
     assert "Sort" not in plan
+
+
+def test_a_connection_lost_before_a_lock_is_told_as_any_other_and_the_next_claim_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [job_id] = submit(account("a"))
+    fairest = lines.fairest
+
+    def lost(session, queue):  # type: ignore[no-untyped-def]
+        found = list(fairest(session, queue))
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+        with transaction() as other:
+            other.execute(text("SELECT pg_terminate_backend(:backend)"), {"backend": backend})
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lines, "fairest", lost)
+        with pytest.raises(OperationalError):
+            claim()
+    taken = claim()
+    assert taken is not None
+    assert taken.job_id == job_id
