@@ -4,9 +4,7 @@ A worker may prefer jobs for which it has the base model or the LoRAs at hand, b
 account's line and only a few places ahead; and it may take more jobs that fit one batch.
 """
 
-import hashlib
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from app.jobs import events, lines
+from app.jobs import events, lines, locks
 from app.jobs.lifecycle import Claim, from_now
 from app.jobs.lines import Line
+from app.jobs.locks import LockInTurn
 from app.jobs.models import Job, JobEvent
 from app.settings import get_settings
 
@@ -63,10 +62,10 @@ def claim(session: Session, queue: str, worker_id: str, held: Held = NOTHING) ->
     being_served: list[Line] = []
     empty: list[Line] = []
     claimed = None
-    locks = _Locks(session)
+    turn = LockInTurn(session)
     for line in lines.fairest(session, queue):
         # One claim at a time for each account, or two could pass its limit together.
-        if not locks.take_if_free(line.account_id):
+        if not turn.take_if_free(line.account_id):
             being_served.append(line)
             continue
         claimed = _take_from(session, line, worker_id, held)
@@ -75,7 +74,7 @@ def claim(session: Session, queue: str, worker_id: str, held: Held = NOTHING) ->
         empty.append(line)
     while claimed is None and being_served:
         line = being_served.pop(0)
-        locks.take(line.account_id)
+        turn.take(line.account_id)
         claimed = _take_from(session, line, worker_id, held)
     # Last, when nothing is waited for any more: who waits for these lines waits for this claim.
     for line in empty:
@@ -126,7 +125,7 @@ def claim_mates(session: Session, first: Claim, places: int) -> list[Claim]:
         candidates.remove(best)
         line = order[best.account_id, best.priority][1]
         # Never waits: the first job's lock is held.
-        if best.batch_size > left or not _try_lock(session, best.account_id):
+        if best.batch_size > left or not locks.add_if_free(session, best.account_id):
             continue
         mate = _take(session, _TAKE_ONE, line, first.worker_id, best.id)
         if mate is not None:
@@ -149,33 +148,6 @@ def waiting_jobs(session: Session, queue: str, limit: int) -> list[str]:
         if len(found) >= limit:
             break
     return found
-
-
-class _Locks:
-    """One account's lock after another, the last of them held until the transaction ends.
-
-    Taking the next gives back the one before, of whose line nothing was taken: nobody waits
-    holding one.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._before = "SAVEPOINT line"
-
-    def take_if_free(self, account_id: str) -> bool:
-        return bool(self._next(f"pg_try_advisory_xact_lock({_lock(account_id)})"))
-
-    def take(self, account_id: str) -> None:
-        self._next(f"pg_advisory_xact_lock({_lock(account_id)})")
-
-    def _next(self, call: str) -> Any:
-        # Two statements in one go, as a claim is mostly ways to Postgres and back; SQLAlchemy reads
-        # the answer of the first alone. A lost connection it notices at the rollback.
-        with closing(self._session.connection().connection.cursor()) as cursor:
-            cursor.execute(f"{self._before}; SELECT {call}")
-            self._before = "ROLLBACK TO SAVEPOINT line"
-            cursor.nextset()
-            return cursor.fetchall()[0][0]
 
 
 def _take_from(session: Session, line: Line, worker_id: str, held: Held) -> Claim | None:
@@ -317,16 +289,6 @@ def _in_line(job: Any, line: Line) -> ColumnElement[bool]:
 def _due(job: Any = Job) -> ColumnElement[bool]:
     due: ColumnElement[bool] = job.not_before.is_(None) | (job.not_before <= func.now())
     return due
-
-
-def _try_lock(session: Session, account_id: str) -> bool:
-    locked = session.scalar(select(func.pg_try_advisory_xact_lock(_lock(account_id))))
-    return bool(locked)
-
-
-def _lock(account_id: str) -> int:
-    digest = hashlib.sha256(f"claim:{account_id}".encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
 
 
 _waiting = aliased(Job)

@@ -17,7 +17,7 @@ import redis
 from app import broker
 from app.broker import get_redis
 from app.database import get_engine
-from app.jobs import claiming
+from app.jobs.locks import LockInTurn
 from worker import runner, tasks
 from worker.handlers.context import JobContext, Publish
 
@@ -115,13 +115,13 @@ def _sleeping(job_seconds: float) -> Any:
 def _count_tries() -> list[int]:
     """Count what becomes of the claims' tries for an account's lock: all, and those in vain."""
     counts = [0, 0]
-    original = claiming._try_lock
+    original = LockInTurn.take_if_free
 
-    def counted(session: Any, account_id: str) -> bool:
-        got = original(session, account_id)
+    def counted(turn: LockInTurn, account_id: str) -> bool:
+        got = original(turn, account_id)
         counts[0] += 1
         counts[1] += not got
         return got
 
-    claiming._try_lock = counted
+    LockInTurn.take_if_free = counted
     return counts
