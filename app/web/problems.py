@@ -130,7 +130,7 @@ def add_error_handlers(app: FastAPI) -> None:
                 title="The body is of another type",
                 detail=f"Content-Type is {sent or 'missing'}; {taken} is taken here",
             )
-        fields = _distinct(_field(item, error.body) for item in error.errors())
+        fields = _meant(_field(item, error.body) for item in error.errors())
         return problem_response(
             request,
             status=422,
@@ -223,6 +223,18 @@ def _without_tags(places: list[str | int], body: Any) -> list[str | int]:
     return kept
 
 
-def _distinct(fields: Iterable[FieldProblem]) -> list[FieldProblem]:
-    """Each once, in order."""
-    return list(dict.fromkeys(fields))
+def _meant(told: Iterable[FieldProblem]) -> list[FieldProblem]:
+    """Each once, in order, without the forms of a value that it was not told in.
+
+    Where a value may be a number or an object and is a number out of range, pydantic says of it
+    besides that it is no object.
+    """
+    fields = list(dict.fromkeys(told))
+    recognized = {field.pointer for field in fields if not _of_another_type(field)}
+    return [
+        field for field in fields if field.pointer not in recognized or not _of_another_type(field)
+    ]
+
+
+def _of_another_type(field: FieldProblem) -> bool:
+    return field.code.endswith(("_type", "_parsing"))

@@ -49,6 +49,20 @@ def test_each_wrong_field_has_its_pointer(client):
     assert pointers == {"/name", "/task", "/trigger_word", "/colour"}
 
 
+@pytest.mark.parametrize(
+    ("weight", "codes"),
+    [
+        (9, ["less_than_equal"]),
+        ("much", ["float_parsing", "model_attributes_type"]),
+        ({"unet": 9}, ["float_type", "less_than_equal"]),
+    ],
+)
+def test_a_value_of_several_forms_is_not_told_that_it_should_have_another(client, weight, codes):
+    body = {"prompt": "a cat", "loras": [{"lora": "ink", "weight": weight}]}
+    problem = check_problem(client.post("/v1/generations", json=body), 422, "invalid_request")
+    assert [each["code"] for each in problem["errors"]] == codes
+
+
 def test_a_wrong_method_is_a_405(client):
     check_problem(client.delete("/v1/jobs"), 405, "method_not_allowed")
 
