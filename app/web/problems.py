@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -201,12 +201,15 @@ def _field(item: dict[str, Any], body: Any) -> FieldProblem:
     """pydantic's location as a JSON pointer; a body's own root has no name in it."""
     places = list(item["loc"])
     if places and places[0] == "body":
-        places = [] if item["type"] == "json_invalid" else _without_tags(places[1:], body)
+        is_missing = item["type"] == "missing"
+        places = (
+            [] if item["type"] == "json_invalid" else _without_tags(places[1:], body, is_missing)
+        )
     where = [str(part).replace("~", "~0").replace("/", "~1") for part in places]
     return FieldProblem("/" + "/".join(where) if where else "", item["msg"], item["type"])
 
 
-def _without_tags(places: list[str | int], body: Any) -> list[str | int]:
+def _without_tags(places: list[str | int], body: Any, is_missing: bool) -> list[str | int]:
     """Of a value that may have several forms pydantic names the form too, which is no place."""
     if not isinstance(body, dict):
         return places
@@ -217,7 +220,7 @@ def _without_tags(places: list[str | int], body: Any) -> list[str | int]:
             here = here[part]
         except (KeyError, IndexError, TypeError):
             # A missing field's own name is no tag.
-            if not isinstance(here, dict) or number < len(places) - 1:
+            if not is_missing or number < len(places) - 1:
                 continue
         kept.append(part)
     return kept
@@ -226,14 +229,22 @@ def _without_tags(places: list[str | int], body: Any) -> list[str | int]:
 def _meant(told: Iterable[FieldProblem]) -> list[FieldProblem]:
     """Each once, in order, without the forms of a value that it was not told in.
 
-    Where a value may be a number or an object and is a number out of range, pydantic says of it
-    besides that it is no object.
+    Where a value may be a number or an object and is a number out of range, or an object with a
+    wrong value in it, pydantic says of it besides that it is not the other.
     """
     fields = list(dict.fromkeys(told))
     recognized = {field.pointer for field in fields if not _of_another_type(field)}
+    for field in fields:
+        recognized.update(_around(field.pointer))
     return [
         field for field in fields if field.pointer not in recognized or not _of_another_type(field)
     ]
+
+
+def _around(pointer: str) -> Iterator[str]:
+    """The values that hold the one at a pointer, but for the root."""
+    parts = pointer.split("/")
+    return ("/".join(parts[:end]) for end in range(2, len(parts)))
 
 
 def _of_another_type(field: FieldProblem) -> bool:

@@ -54,7 +54,9 @@ def test_each_wrong_field_has_its_pointer(client):
     [
         (9, ["less_than_equal"]),
         ("much", ["float_parsing", "model_attributes_type"]),
-        ({"unet": 9}, ["float_type", "less_than_equal"]),
+        ({"unet": 9}, ["less_than_equal"]),
+        ({"unet": "much"}, ["float_parsing"]),
+        ({"vae": 1}, ["extra_forbidden"]),
     ],
 )
 def test_a_value_of_several_forms_is_not_told_that_it_should_have_another(client, weight, codes):
